@@ -202,12 +202,12 @@ class Bar:
 
 
 def _columns(stream: TextIO) -> dict[str, Any]:
-  """Follow the window, but a pseudo-terminal may say it is 0 columns wide."""
+  """Follow the window, but a pseudo-terminal may say it is 0 by 0."""
   try:
     wide = os.get_terminal_size(stream.fileno()).columns > 0
   except (OSError, ValueError, AttributeError):
     wide = False
-  return {"dynamic_ncols": True} if wide else {"ncols": 100}
+  return {"dynamic_ncols": True} if wide else {"ncols": 100, "nrows": 20}
 
 
 def _is_number(x: Any) -> bool:
@@ -219,7 +219,7 @@ def _cell(x: float | None) -> str:
 
 
 def _shown(values: Mapping[str, Any], names) -> list[tuple[str, str]]:
-  """(name, text) of the scalars that have a value; only here are they fetched."""
+  """(name, text) of scalars that have a value; only here are they fetched."""
   out = []
   for name in names:
     value = values.get(name)
