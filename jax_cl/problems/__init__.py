@@ -1,0 +1,1 @@
+"""What is learned: one file a kind of problem, chosen by `config.problem`."""

@@ -1,0 +1,88 @@
+"""The seam between the experiment loop and what is learned.
+
+`train.run` knows a `Problem` and nothing below it. Two kinds exist: supervised
+rows (`supervised`) and episodes with an environment. Everything here is a pure
+function of its arguments, so that a resumed run repeats itself bit for bit: a
+`seed` is an int and owns all randomness of the call, on the host and on the
+device. Nothing may be remembered between calls except caches.
+
+A stage is `stage.clone_steps` optimiser steps on minibatches of its `demos`,
+then `stage.steps - stage.clone_steps` steps of `collect` -> `batch` -> update.
+Every batch of a run has the same shape, so that one compile serves the stream.
+
+`problems.<name>.make(*, seed, batch_size, agent, **stream)` builds one: `seed`
+is `config.seed`, `batch_size` is `config.train.batch_size`, `agent` the mapping
+`config.agent`, and `stream` the section `config.stream`, key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jax_cl import types
+
+PyTree = Any
+
+
+class Problem(Protocol):
+  """A stream of stages, an agent, and where its experience comes from."""
+
+  stages: tuple[types.Stage, ...]
+  domains: tuple[str, ...]  # columns of R; `Batch.domain` is a place in it
+  agent: types.Agent
+  sizes: Mapping[str, Mapping[str, int]]  # domain -> split -> number of tasks
+  fingerprint: str  # hash of the data and of all that shapes an array
+
+  def demos(self, stage: int) -> types.Batch | None:
+    """All demonstrations of one stage, host arrays of any length; adv = 1.
+
+    Read when the stage is, never before: a stage learns from its own domains
+    only. None where `clone_steps` is 0.
+    """
+    ...
+
+  def collect(
+    self,
+    params: PyTree,
+    frozen: PyTree,
+    stage: int,
+    step: int,
+    seed: int,
+    mix: np.ndarray | None = None,
+  ) -> list[types.Episode]:
+    """Runs the policy on training tasks of a stage: one step's episodes.
+
+    `params` is the method's view. `mix` is the share of each domain (float
+    [domains]) that the method asks for; None is the stage's own. Episodes of
+    one group carry the same `info["group"]`; failed ones are returned, too,
+    with `failure` set.
+    """
+    ...
+
+  def batch(
+    self, episodes: Sequence[types.Episode], seed: int
+  ) -> types.Batch:
+    """Episodes -> one batch of `batch_size` rows, with advantages.
+
+    Rows that do not fit are sampled (`seed`); missing ones have weight 0.
+    """
+    ...
+
+  def evaluate(
+    self,
+    params: PyTree,
+    frozen: PyTree,
+    domain: str,
+    split: str,
+    seed: int,
+    trials: int,
+  ) -> list[types.Episode]:
+    """`trials` episodes of every task of a split, in a fixed order.
+
+    `info["trial"]` counts them. All of `info` that is a number, a string or a
+    boolean goes into `episodes.jsonl`.
+    """
+    ...
