@@ -149,6 +149,7 @@ class Stage:
   train: tuple[TaskSpec, ...]
   steps: int  # optimiser steps, demonstrations and policy gradient together
   domains: tuple[str, ...]  # the domains in `train`, in stream order
+  clone_steps: int = 0  # how many of `steps`, the first ones, clone `demos`
 
 
 # --------------------------------------------------------------------- pytrees
