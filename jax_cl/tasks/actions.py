@@ -1,0 +1,470 @@
+"""What an agent may do: tools and message acts, with typed pointers for values.
+
+An action is a short program of choices. The tool head picks an *act* (a tool,
+a request that the user operate a device, or something to say); then each *slot*
+of the act is filled by pointing at an entity (`entities.py`) of the slot's
+type. Lists are filled by pointing again until STOP. A choice with one option
+is made without asking.
+
+Masks come from schemas alone: an act is legal when every required slot has a
+candidate. `tools = domain | seen | all` narrows the acts to those of the
+episode's domain, of the domains seen so far, or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jax_cl.tasks import entities, speech
+from jax_cl.types import ToolCall, ToolSchema, Turn
+
+MAX_CANDIDATES = 48  # C, options of one pointer choice
+MAX_PICKS = 8  # of one list
+MAX_INFORM = 3  # values one message may carry
+STOP = entities.Entity("stop", "<stop>", {}, set(), -1, "schema")
+
+# parameter name -> entity type; "*" marks lists. Others: see `_slot_type`.
+PARAMS: dict[str, str] = {
+  "user_id": "user",
+  "email": "email",
+  "zip": "zip",
+  "order_id": "order",
+  "product_id": "product",
+  "item_ids": "item*",
+  "new_item_ids": "variant*",
+  "payment_method_id": "payment",
+  "payment_id": "payment",
+  "reservation_id": "reservation",
+  "origin": "airport",
+  "destination": "airport",
+  "date": "date",
+  "flights": "leg*",
+  "flight_number": "flight",
+  "passengers": "passenger*",
+  "payment_methods": "payment_amount*",
+  "total_baggages": "count",
+  "nonfree_baggages": "count",
+  "amount": "number",
+  "gb_amount": "number",
+  "phone_number": "phone",
+  "customer_id": "customer",
+  "line_id": "line",
+  "bill_id": "bill",
+  "id": "line",
+  "values": "value*",
+}
+# parameters that are pointed at together
+GROUPS: dict[str, tuple[str, ...]] = {
+  "address": entities.ADDRESS,
+  "person": ("first_name", "last_name"),
+}
+# Free text that no verdict reads: one constant, so that the act is expressible.
+CONSTANTS: dict[str, str] = {
+  "summary": "The request is outside of what I can do for you.",
+}
+SAY = ("ask:identity", "ask:details", "inform", "confirm", "transfer", "done")
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """A parameter, or a group of them, that one pointer fills."""
+
+  name: str
+  fields: tuple[str, ...]  # the parameters it fills
+  type: str
+  many: bool = False
+  values: tuple[Any, ...] = ()  # of enums and constants
+
+
+@dataclasses.dataclass(frozen=True)
+class Act:
+  """An entry of the tool head."""
+
+  name: str  # "get_order_details", "request:toggle_data", "say:done"
+  kind: str  # "tool" | "request" | "say"
+  tool: str  # the tool's or the speech act's own name
+  slots: tuple[Slot, ...]
+  text: str  # what the frozen LLM reads to make w_i under the shared head
+  domains: frozenset[str]
+
+
+def _enum(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple:
+  if "$ref" in schema:
+    schema = root["$defs"][schema["$ref"].split("/")[-1]]
+  if "enum" in schema:
+    return tuple(schema["enum"])
+  if schema.get("type") == "boolean":
+    return (True, False)
+  for option in schema.get("anyOf", ()):
+    if values := _enum(option, root):
+      return values
+  return ()
+
+
+def _slot_type(
+  tool: str, name: str, schema, root, vocabulary: Mapping[str, tuple]
+) -> Slot | None:
+  """The slot of one parameter; None where no pointer can fill it."""
+  if values := _enum(schema, root):
+    return Slot(name, (name,), f"enum:{name}", False, values)
+  if name in CONSTANTS:
+    return Slot(name, (name,), f"enum:{name}", False, (CONSTANTS[name],))
+  if values := vocabulary.get(f"{tool}.{name}", ()):
+    return Slot(name, (name,), f"enum:{name}", False, tuple(values))
+  type = PARAMS.get(name, name)
+  return Slot(name, (name,), type.rstrip("*"), type.endswith("*"))
+
+
+def slots_of(
+  tool: ToolSchema, vocabulary: Mapping[str, tuple]
+) -> tuple[Slot, ...]:
+  """Required parameters as slots, groups folded, in the schema's order."""
+  root = tool.parameters
+  required = list(root.get("required", root.get("properties", {})))
+  out: list[Slot] = []
+  done: set[str] = set()
+  for name in required:
+    if name in done:
+      continue
+    group = next(
+      (g for g, f in GROUPS.items() if name in f and set(f) <= set(required)),
+      None,
+    )
+    if group:
+      out.append(Slot(group, GROUPS[group], group))
+      done |= set(GROUPS[group])
+      continue
+    schema = root["properties"][name]
+    out.append(_slot_type(tool.name, name, schema, root, vocabulary))
+  return tuple(out)
+
+
+def _sentence(text: str) -> str:
+  return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def acts_of(domain, vocabulary: Mapping[str, tuple]) -> list[Act]:
+  """The acts of a domain: its tools, requests to its user, and speech."""
+  where = frozenset([domain.name])
+  out = []
+  for tool in domain.tools:
+    text = f"{tool.name.replace('_', ' ')}: {_sentence(tool.description)}"
+    slots = slots_of(tool, vocabulary)
+    out.append(Act(tool.name, "tool", tool.name, slots, text, where))
+  for tool in domain.user_tools:
+    words = tool.name.replace("_", " ")
+    text = f"{words}: {_sentence(tool.description)}"
+    slots = slots_of(tool, vocabulary)
+    if domain.solo:
+      out.append(Act(tool.name, "tool", tool.name, slots, text, where))
+    else:
+      name = f"request:{tool.name}"
+      text = f"ask the user to {text}"
+      out.append(Act(name, "request", tool.name, slots, text, where))
+  for say in ("done",) if domain.solo else SAY:
+    slots = (Slot("values", ("values",), "value", True),)
+    slots = slots if say == "inform" else ()
+    text = f"say to the user: {say.replace(':', ' ')}"
+    out.append(Act(f"say:{say}", "say", say, slots, text, where))
+  return out
+
+
+class ActSpace:
+  """The acts of a whole stream in one order: the tool head's outputs.
+
+  Tools of the same name and slots in two domains are one act. The size is
+  fixed before training, so no parameter ever grows.
+  """
+
+  def __init__(
+    self, domains: Sequence[Any], vocabularies: Mapping[str, Mapping[str, tuple]]
+  ):
+    table: dict[str, Act] = {}
+    for domain in domains:
+      for act in acts_of(domain, vocabularies.get(domain.name, {})):
+        if old := table.get(act.name):
+          slots = _merge(old.slots, act.slots)
+          domains_ = old.domains | act.domains
+          act = dataclasses.replace(old, slots=slots, domains=domains_)
+        table[act.name] = act
+    self.acts: tuple[Act, ...] = tuple(table.values())
+    self.index = {a.name: i for i, a in enumerate(self.acts)}
+    slots = {(a.name, s.name) for a in self.acts for s in a.slots}
+    self.slots: tuple[tuple[str, str], ...] = tuple(sorted(slots))
+    self.slot_index = {s: i for i, s in enumerate(self.slots)}
+
+  def __len__(self) -> int:
+    return len(self.acts)
+
+
+def _merge(a: Sequence[Slot], b: Sequence[Slot]) -> tuple[Slot, ...]:
+  """Union of two domains' slots for a tool of one name."""
+  out = []
+  other = {s.name: s for s in b}
+  for s in a:
+    t = other.pop(s.name, s)
+    values = tuple(dict.fromkeys(s.values + t.values))
+    out.append(dataclasses.replace(s, values=values))
+  return tuple(out) + tuple(other.values())
+
+
+def sentences(text: str) -> list[str]:
+  """Splits speech and plain tool output into short texts."""
+  parts = re.split(r"\n+|(?<=[.!?;])\s+", text)
+  return [p.strip() for p in parts if len(p.strip()) > 1]
+
+
+def leaf_texts(text: str, limit: int = 60) -> list[str]:
+  """Tool output as `path: value` texts. Numbers and ids become their kind.
+
+  Long tails (lists of flights, of variants) are cut at `limit` distinct texts.
+  """
+  try:
+    obj = json.loads(text)
+  except json.JSONDecodeError:
+    return sentences(text)[:limit]
+  if not isinstance(obj, (dict, list)):
+    return sentences(str(obj))[:limit]
+  out: dict[str, None] = {}
+  for path, v in entities.walk_leaves(obj):
+    keys = [k for k in path if not re.search(r"\d", k)][-2:]
+    value = str(v)
+    if re.search(r"\d", value):
+      value = "a number" if re.fullmatch(r"[\d.,]+", value) else "an id"
+    out[f"{' '.join(keys)}: {value}"] = None
+    if len(out) >= limit:
+      break
+  return list(out)
+
+
+@dataclasses.dataclass
+class Choice:
+  """What is to be decided next. `slot` is None for the tool head."""
+
+  slot: Slot | None
+  options: Sequence[Any]  # acts, or entities (STOP last when it is legal)
+  mask: Sequence[bool]
+  position: int = 0  # picks already made of this list
+
+
+class State:
+  """An episode as its agent sees it, and the action it is in the midst of."""
+
+  def __init__(self, space: ActSpace, allowed: Iterable[str] | None = None):
+    self.space = space
+    names = set(space.index if allowed is None else allowed)
+    self.allowed = [a.name in names for a in space.acts]
+    self.seen = entities.Seen()
+    self.user_texts: list[str] = []  # every sentence the user has said
+    self.last_user: list[str] = []
+    self.last_result: list[str] = []
+    self.reports: dict[str, list[str]] = {}  # act -> texts of its last answer
+    self.history: list[tuple[str, str]] = []  # (act, canonical arguments)
+    self.errors: list[bool] = []  # of each act in history
+    self.used: dict[tuple[str, str], set[str]] = {}  # (act, slot) -> keys
+    self.turn = 0
+    self.act: Act | None = None
+    self.picks: dict[str, list[entities.Entity]] = {}
+
+  # ------------------------------------------------------------- observation
+  def observe(self, turns: Iterable[Turn]) -> None:
+    """Takes in turns that happened since the last action."""
+    for t in turns:
+      self.turn += 1
+      if t.role == "user" and t.content:
+        self.last_user = sentences(t.content)
+        self.user_texts += [
+          x for x in self.last_user if x not in self.user_texts
+        ]
+        self.seen.read_speech(t.content, self.turn)
+        if self.history:
+          self.reports[self.history[-1][0]] = self.last_user
+      elif t.role == "tool" and t.requestor != "user":
+        content = t.content or ""
+        self.last_result = leaf_texts(content)
+        if self.history:
+          self.reports[self.history[-1][0]] = self.last_result
+          self.errors[-1] = t.error
+        if not t.error:
+          tool = self.history[-1][0] if self.history else ""
+          self.seen.read_result(content, self.turn, tool)
+
+  def read_ticket(self, ticket: str) -> None:
+    """Solo mode: the ticket stands in for the user's words."""
+    self.observe([Turn("user", content=ticket)])
+
+  # ----------------------------------------------------------------- choosing
+  def candidates(self, slot: Slot) -> list[entities.Entity]:
+    """Entities of the slot's type: linked ones first, then the latest."""
+    if slot.values:
+      return [
+        entities.Entity(slot.type, v, {"value": str(v)}, set(), 0, "schema")
+        for v in slot.values
+      ]
+    if slot.type == "count":
+      return [
+        entities.Entity("count", n, {"value": str(n)}, set(), 0, "schema")
+        for n in range(10)
+      ]
+    found = self.seen.of(slot.type)
+    if len(found) <= MAX_CANDIDATES - 1:
+      return found
+    chosen = [e for es in self.picks.values() for e in es]
+    linked = [any(related(e, c) for c in chosen) for e in found]
+    rank = sorted(
+      range(len(found)), key=lambda i: (not linked[i], -found[i].turn, i)
+    )
+    keep = sorted(rank[: MAX_CANDIDATES - 1])
+    return [found[i] for i in keep]
+
+  def _legal(self, act: Act) -> bool:
+    return all(s.values or s.type == "count" or self.seen.by_type.get(s.type)
+               for s in act.slots)
+
+  def choice(self) -> Choice:
+    """The next decision."""
+    if self.act is None:
+      mask = [
+        ok and self._legal(a)
+        for a, ok in zip(self.space.acts, self.allowed, strict=True)
+      ]
+      return Choice(None, self.space.acts, mask)
+    slot = self._open_slot()
+    assert slot is not None
+    picked = self.picks.get(slot.name, [])
+    taken = {e.key for e in picked}
+    options = self.candidates(slot)
+    # exchanged items may be replaced by the same variant twice
+    if slot.many and slot.type != "variant":
+      options = [e for e in options if e.key not in taken]
+      if picked:
+        options = [*options, STOP]
+    return Choice(slot, options, [True] * len(options), len(picked))
+
+  def _open_slot(self) -> Slot | None:
+    assert self.act is not None
+    for slot in self.act.slots:
+      picked = self.picks.get(slot.name)
+      if picked is None or (slot.many and not self._closed(slot, picked)):
+        return slot
+    return None
+
+  def _closed(self, slot: Slot, picked: list) -> bool:
+    if slot.type == "variant":  # one new item for each old one
+      return len(picked) >= len(self.picks.get("item_ids", [1]))
+    most = MAX_INFORM if slot.type == "value" else MAX_PICKS
+    left = len(self.seen.of(slot.type)) - len(picked)
+    return picked[-1] is STOP or len(picked) >= most or left <= 0
+
+  def choose(self, index: int) -> Turn | None:
+    """Takes option `index`; the finished turn, or None if more is asked.
+
+    Slots with a single option are filled at once.
+    """
+    choice = self.choice()
+    option = choice.options[index]
+    if choice.slot is None:
+      self.act, self.picks = option, {}
+    else:
+      self.picks.setdefault(choice.slot.name, []).append(option)
+    while (slot := self._open_slot()) is not None:
+      options = self.choice().options
+      if len(options) != 1:
+        return None
+      self.picks.setdefault(slot.name, []).append(options[0])
+    return self._finish()
+
+  def _finish(self) -> Turn:
+    act = self.act
+    assert act is not None
+    arguments: dict[str, Any] = {}
+    for slot in act.slots:
+      values = [e.value for e in self.picks[slot.name] if e is not STOP]
+      used = self.used.setdefault((act.name, slot.name), set())
+      used.update(entities.key_of(v) for v in values)
+      if slot.many:
+        arguments[slot.name] = values
+      elif len(slot.fields) > 1:
+        arguments.update({f: values[0].get(f) for f in slot.fields})
+      else:
+        arguments[slot.name] = values[0]
+    self.history.append((act.name, entities.key_of(arguments)))
+    self.errors.append(False)
+    self.act, self.picks = None, {}
+    if act.kind == "tool":
+      call_id = f"call_{len(self.history)}"
+      call = ToolCall(call_id, act.tool, arguments)
+      return Turn("assistant", tool_calls=(call,))
+    return Turn("assistant", content=_utter(act, arguments))
+
+  # ------------------------------------------------------------ demonstration
+  def path_to(self, name: str, arguments: Mapping[str, Any]) -> list[int]:
+    """Option indices that say or call exactly this. Does not change the state.
+
+    Raises:
+      Unexpressible: a value is not among the candidates, or the act is masked.
+    """
+    kept = (self.act, self.picks)
+    path = []
+    try:
+      self.act, self.picks = None, {}
+      i = self.space.index.get(name)
+      if i is None or not self.choice().mask[i]:
+        raise Unexpressible(f"{name} is not a legal act here")
+      path.append(i)
+      self.act = self.space.acts[i]
+      while (slot := self._open_slot()) is not None:
+        choice = self.choice()
+        want = self._wanted(slot, arguments, choice)
+        if len(choice.options) != 1:
+          path.append(want)
+        picked = self.picks.setdefault(slot.name, [])
+        picked.append(choice.options[want])
+      return path
+    finally:
+      self.act, self.picks = kept
+
+  def _wanted(self, slot: Slot, arguments, choice: Choice) -> int:
+    if slot.many:
+      wanted = list(arguments[slot.name])
+      if choice.position >= len(wanted):
+        return len(choice.options) - 1 if choice.options[-1] is STOP else -1
+      value = wanted[choice.position]
+    elif len(slot.fields) > 1:
+      value = {f: arguments.get(f, "") for f in slot.fields}
+    else:
+      value = arguments.get(slot.name)
+    for i, e in enumerate(choice.options):
+      if e is not STOP and same_value(e.value, value, slot.fields):
+        return i
+    raise Unexpressible(f"{self.act.name}.{slot.name} = {value!r}")
+
+
+class Unexpressible(ValueError):
+  """An action that no sequence of choices makes."""
+
+
+def related(a: entities.Entity, b: entities.Entity) -> bool:
+  """Named together: one links to the other."""
+  return a.id in b.links or b.id in a.links
+
+
+def same_value(a: Any, b: Any, fields: Sequence[str] = ()) -> bool:
+  if isinstance(a, dict) and isinstance(b, dict):
+    keys = fields if len(fields) > 1 else set(b)
+    return all(str(a.get(k, "")) == str(b.get(k, "")) for k in keys)
+  if isinstance(a, bool) or isinstance(b, bool):
+    return a is b
+  if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+    return float(a) == float(b)
+  return a == b
+
+
+def _utter(act: Act, arguments: Mapping[str, Any]) -> str:
+  if act.kind == "request":
+    return speech.request(act.tool, arguments)
+  return speech.say(act.tool, *arguments.get("values", ()))
