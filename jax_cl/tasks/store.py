@@ -1,0 +1,482 @@
+"""A domain's state: one shared parse, a private copy-on-write view an episode.
+
+tau2 builds its environment anew for each episode and hashes whole databases
+to compare two of them; over 99% of an airline or retail episode goes there.
+Here the tools are tau2's own and run unchanged, but on a cheaper database:
+
+  airline, retail, mock: each table is a `Table`, a dict over the shared
+    entities which hands out a private copy of an entity when it is first
+    looked up, so that what changed is among what was looked up;
+  telecom: small, full of lists, and every task begins with its own faults, so
+    the state after the task's initialisation is pickled once.
+
+A domain that tau2's registry knows and this module does not runs on the stock
+environment, with a warning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Task = Any  # tau2.data_model.tasks.Task
+Toolkit = Any  # tau2.environment.toolkit.ToolKitBase
+
+MAX_EXPRESSION = 200  # characters; keeps `calculate` within microseconds
+
+
+class _Classes(NamedTuple):
+  """Where tau2 keeps a domain's parts, below `tau2.domains.<name>`."""
+
+  db: str
+  tools: str
+  user_db: str = ""
+  user_tools: str = ""
+
+
+FAST = {
+  "airline": _Classes("data_model.FlightDB", "tools.AirlineTools"),
+  "retail": _Classes("data_model.RetailDB", "tools.RetailTools"),
+  "telecom": _Classes(
+    "data_model.TelecomDB",
+    "tools.TelecomTools",
+    "user_data_model.TelecomUserDB",
+    "user_tools.TelecomUserTools",
+  ),
+  "mock": _Classes("data_model.MockDB", "tools.MockTools"),
+}
+
+# ------------------------------------------------------------ data directory
+
+_data_dir: Path | None = None
+
+
+def use_data_dir(data_dir: str | Path | None) -> None:
+  """Reads domains from `data_dir/tau2/domains` instead of tau2's own data.
+
+  One directory a process: tau2 computes its paths when a domain is imported,
+  and a task is named by its domain and id alone. None keeps what is in use.
+  """
+  global _data_dir
+  if data_dir is None:
+    return
+  path = Path(data_dir).expanduser().resolve()
+  if _data_dir == path:
+    return
+  if not (path / "tau2" / "domains").is_dir():
+    raise ValueError(
+      f"data_dir={str(data_dir)!r} has no folder tau2/domains; name the "
+      "directory that tau2 would be given as TAU2_DATA_DIR"
+    )
+  if _data_dir is not None or store.cache_info().currsize:
+    raise ValueError(
+      f"data_dir={str(data_dir)!r} comes too late: this process has already "
+      f"read tasks from {_data_dir or 'the installed tau2'}; name it in the "
+      "first load, or start a new process"
+    )
+  _import_tau2()
+  import tau2.utils
+  import tau2.utils.utils
+
+  tau2.utils.DATA_DIR = tau2.utils.utils.DATA_DIR = path
+  _data_dir = path
+
+
+def _import_tau2() -> None:
+  from loguru import logger
+
+  logger.disable("tau2")  # other users' sinks stay as they are
+
+
+def read_json(path: Path) -> Any:
+  try:
+    with open(path, encoding="utf-8") as f:
+      return json.load(f)
+  except FileNotFoundError:
+    raise ValueError(f"{path}: no such file") from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    raise ValueError(f"{path} does not parse as JSON: {e}") from None
+
+
+# -------------------------------------------------------------- copy on write
+
+
+class Rows:
+  """A table's shared entities, and their pickles once somebody asked."""
+
+  def __init__(self, rows: Mapping[str, Any]):
+    self.rows = dict(rows)
+    self._bytes: dict[str, bytes] = {}
+    self._canonical: dict[str, str] = {}
+
+  def copy(self, key: str) -> Any:
+    blob = self._bytes.get(key)
+    if blob is None:
+      blob = self._bytes[key] = pickle.dumps(self.rows[key], -1)
+    return pickle.loads(blob)
+
+  def canonical(self, key: str) -> str | None:
+    if key not in self.rows:
+      return None
+    text = self._canonical.get(key)
+    if text is None:
+      text = self._canonical[key] = canonical(self.rows[key])
+    return text
+
+
+class Table(dict):
+  """An episode's view of `Rows`: private copies of what was looked up.
+
+  `values()` and `items()` show shared entities, which no tool of tau2's may
+  change: tools change what they look up by key.
+  """
+
+  __slots__ = ("_base", "_own")
+
+  def __init__(self, base: Rows):
+    super().__init__(base.rows)
+    self._base = base
+    self._own: set[str] = set()
+
+  def __getitem__(self, key):
+    if key not in self._own:
+      if key not in self:
+        raise KeyError(key)
+      super().__setitem__(key, self._base.copy(key))
+      self._own.add(key)
+    return super().__getitem__(key)
+
+  def get(self, key, default=None):
+    return self[key] if key in self else default
+
+  def __setitem__(self, key, value):
+    self._own.add(key)
+    super().__setitem__(key, value)
+
+  def __delitem__(self, key):
+    super().__delitem__(key)
+    self._own.add(key)
+
+  def pop(self, key, *default):
+    if key not in self:
+      return super().pop(key, *default)
+    value = self[key]
+    del self[key]
+    return value
+
+  def setdefault(self, key, default=None):
+    if key not in self:
+      self[key] = default
+    return self[key]
+
+  def update(self, *args, **kwargs):
+    for key, value in dict(*args, **kwargs).items():
+      self[key] = value
+
+  def clear(self):
+    self._own.update(self)
+    super().clear()
+
+  def popitem(self):
+    key = next(reversed(self))
+    return key, self.pop(key)
+
+  def __ior__(self, other):
+    self.update(other)
+    return self
+
+  def changes(self) -> dict[str, str | None]:
+    """Canonical JSON of the entities that differ from the shared ones."""
+    out = {}
+    for key in self._own:
+      now = canonical(dict.__getitem__(self, key)) if key in self else None
+      if now != self._base.canonical(key):
+        out[key] = now
+    return out
+
+
+def canonical(entity: Any) -> str:
+  """What tau2 hashes, of one entity: equal texts if and only if equal hashes.
+
+  Text, not values, because `2`, `2.0` and `"2"` are different states to tau2.
+  """
+  dump = getattr(entity, "model_dump", None)
+  return json.dumps(dump() if dump else entity, sort_keys=True, default=str)
+
+
+# ---------------------------------------------------------------------- world
+
+
+def safe_calculate(expression: str) -> str:
+  """tau2's `calculate` without powers: its `9**9**7` takes 4.5 s."""
+  if not all(char in "0123456789+-*/(). " for char in expression):
+    raise ValueError("Invalid characters in expression")
+  if "**" in expression.replace(" ", ""):
+    raise ValueError("Powers are not allowed in expression")
+  if len(expression) > MAX_EXPRESSION:
+    raise ValueError(f"Expression is longer than {MAX_EXPRESSION} characters")
+  return str(round(float(eval(expression, {"__builtins__": None}, {})), 2))
+
+
+class World:
+  """The live state of one episode: tau2's tools over private data."""
+
+  def __init__(self, environment: Any, safe: bool = True):
+    self.environment = environment
+    tools = environment.tools
+    if safe and tools is not None and tools.has_tool("calculate"):
+      tools.calculate = safe_calculate
+
+  def call(
+    self, name: str, arguments: Mapping[str, Any], requestor: str
+  ) -> tuple[str, bool]:
+    """(content, error) of a tool call, as `Environment.get_response` has it."""
+    try:
+      answer = self.environment.make_tool_call(
+        name, requestor=requestor, **arguments
+      )
+      self.environment.sync_tools()
+    except Exception as e:
+      return f"Error: {e}", True
+    return self.environment.to_json_str(answer), False
+
+  def holds(self, assertion: Any) -> bool:
+    return self.environment.run_env_assertion(
+      assertion, raise_assertion_error=False
+    )
+
+  def state(self) -> Any:
+    """Equal for two worlds of one task if and only if tau2's hashes are."""
+    sides = (self.environment.tools, self.environment.user_tools)
+    return [None if t is None else _state(t.db) for t in sides]
+
+
+def _state(db: Any) -> Any:
+  fields = db.__dict__
+  if not all(isinstance(x, Table) for x in fields.values()):
+    return canonical(db)
+  return {name: table.changes() for name, table in fields.items()}
+
+
+# ---------------------------------------------------------------------- store
+
+
+class Store:
+  """A domain's rules and data, shared by all of its episodes."""
+
+  def __init__(self, name: str):
+    _import_tau2()
+    self.name = name
+    root = f"tau2.domains.{name}"
+    self.module = importlib.import_module(f"{root}.environment")
+    get = lambda path: getattr(
+      importlib.import_module(f"{root}.{path.split('.')[0]}"),
+      path.split(".")[1],
+    )
+    classes = FAST[name]
+    paths = importlib.import_module(f"{root}.utils")
+    path = lambda kind: Path(getattr(paths, f"{name.upper()}_{kind}_PATH"))
+    self.folder = path("DB").parent
+    self._tools = get(classes.tools)
+    self._user_tools = get(classes.user_tools) if classes.user_tools else None
+    self._db = _load_db(get(classes.db), path("DB"))
+    self._user_db = (
+      _load_db(get(classes.user_db), path("USER_DB"))
+      if classes.user_db
+      else None
+    )
+    self._tabled = all(isinstance(x, dict) for x in self._db.__dict__.values())
+    self._rows = self._tables(self._db)
+    self._prepared: dict[str, Any] = {}
+    self._gold: dict[str, Any] = {}
+    self._policies: dict[bool, str] = {}
+
+  def policy(self, solo: bool) -> str:
+    if solo not in self._policies:
+      extra = {"user_db": self._user_db} if self._user_db is not None else {}
+      self._policies[solo] = self.module.get_environment(
+        db=self._db, solo_mode=solo, **extra
+      ).policy
+    return self._policies[solo]
+
+  def toolkits(self) -> tuple[Toolkit, Toolkit | None]:
+    """Over the shared data, for their schemas alone."""
+    user = self._user_tools(self._user_db) if self._user_tools else None
+    return self._tools(self._db), user
+
+  def world(self, task: Task, solo: bool, safe: bool = True) -> World:
+    """The state before a task's first turn."""
+    if self._tabled:
+      return self._prepare(task, solo, safe)
+    if task.id not in self._prepared:
+      world = self._prepare(task, False, safe)
+      user = world.environment.user_tools
+      # One pickle, so that the phone's VPN and the default stay one object
+      # where `break_vpn` made them so.
+      self._prepared[task.id] = pickle.dumps(
+        (world.environment.tools.db, user.db, user.default_vpn_details), -1
+      )
+    db, user_db, vpn = pickle.loads(self._prepared[task.id])
+    return World(self._environment(db, user_db, solo, vpn), safe)
+
+  def gold(self, task: Task) -> Any:
+    """`World.state` after the task's gold actions, as the evaluator has it."""
+    if task.id not in self._gold:
+      # tau2 judges against a world that is never solo, swallows errors of
+      # gold actions and does not synchronise after them.
+      world = self.world(task, solo=False, safe=False)
+      for action in task.evaluation_criteria.actions or []:
+        try:
+          world.environment.make_tool_call(
+            tool_name=action.name,
+            requestor=action.requestor,
+            **action.arguments,
+          )
+        except Exception:
+          pass
+      self._gold[task.id] = world.state()
+    return self._gold[task.id]
+
+  def _prepare(self, task: Task, solo: bool, safe: bool) -> World:
+    initial = task.initial_state
+    data = initial.initialization_data if initial else None
+    if self._tabled:
+      db = self._fork(self._base_rows(task, data))
+    else:
+      db = pickle.loads(pickle.dumps(self._db, -1))
+    user_db = pickle.loads(pickle.dumps(self._user_db, -1))
+    environment = self._environment(db, user_db, solo)
+    if data is not None and not self._tabled:
+      if data.agent_data is not None:
+        environment.tools.update_db(data.agent_data)
+      if data.user_data is not None:
+        environment.user_tools.update_db(data.user_data)
+    if initial is not None:
+      environment.set_state(
+        initialization_data=None,
+        initialization_actions=initial.initialization_actions,
+        message_history=initial.message_history or [],
+      )
+    return World(environment, safe)
+
+  def _base_rows(self, task: Task, data: Any) -> dict[str, Rows]:
+    if data is None or data.agent_data is None:
+      return self._rows
+    if task.id not in self._prepared:
+      toolkit = self._tools(self._db)
+      toolkit.update_db(data.agent_data)  # makes a new database
+      self._prepared[task.id] = self._tables(toolkit.db)
+    return self._prepared[task.id]
+
+  def _tables(self, db: Any) -> dict[str, Rows]:
+    if not self._tabled:
+      return {}
+    return {name: Rows(rows) for name, rows in db.__dict__.items()}
+
+  def _fork(self, rows: dict[str, Rows]) -> Any:
+    tables = {name: Table(base) for name, base in rows.items()}
+    return type(self._db).model_construct(**tables)
+
+  def _environment(
+    self, db: Any, user_db: Any, solo: bool, vpn: Any = None
+  ) -> Any:
+    from tau2.environment.environment import Environment
+
+    tools = self._tools(db)
+    if self._user_tools is None:
+      environment = Environment(self.name, "", tools)
+    else:
+      user_tools = self._user_tools(user_db)
+      # tau2 keeps this on the class and `break_vpn` changes it in place: one
+      # episode would spoil the VPN of all later ones.
+      user_tools.default_vpn_details = vpn or _vpn_default(self._user_tools)
+      environment = self.module.TelecomEnvironment(
+        self.name, "", tools, user_tools
+      )
+    environment.solo_mode = solo
+    return environment
+
+
+@functools.cache
+def _vpn_bytes(toolkit: type) -> bytes:
+  """The VPN default as tau2's source has it, whatever became of it since."""
+  details = toolkit.default_vpn_details
+  fresh = details.model_copy(
+    update={"server_performance": type(details.server_performance)("excellent")}
+  )
+  return pickle.dumps(fresh, -1)
+
+
+def _vpn_default(toolkit: type) -> Any:
+  return pickle.loads(_vpn_bytes(toolkit))
+
+
+def _load_db(cls: Any, path: Path) -> Any:
+  try:
+    return cls.load(path)
+  except Exception as e:
+    raise ValueError(f"{path} does not parse as {cls.__name__}: {e}") from None
+
+
+class StockStore:
+  """A registered domain without a fast store: stock worlds, whole dumps."""
+
+  def __init__(self, name: str):
+    _import_tau2()
+    from tau2.registry import registry  # litellm: 8-10 s
+
+    known = sorted({*FAST, *registry.get_domains()})
+    if name not in registry.get_domains():
+      raise ValueError(unknown("domain", name, known))
+    warnings.warn(
+      f"domain {name!r} has no fast store: it runs on tau2's stock "
+      "environment, which loads its database for every episode",
+      stacklevel=4,
+    )
+    self.name = name
+    self.folder = None
+    self.registry = registry
+    self._constructor = registry.get_env_constructor(name)
+    self._gold: dict[str, Any] = {}
+
+  def policy(self, solo: bool) -> str:
+    return self._constructor(solo_mode=solo).policy
+
+  def toolkits(self) -> tuple[Toolkit, Toolkit | None]:
+    environment = self._constructor()
+    return environment.tools, environment.user_tools
+
+  def world(self, task: Task, solo: bool, safe: bool = True) -> World:
+    environment = self._constructor(solo_mode=solo)
+    user_tools = environment.user_tools
+    if hasattr(user_tools, "default_vpn_details"):
+      user_tools.default_vpn_details = _vpn_default(type(user_tools))
+    initial = task.initial_state
+    if initial is not None:
+      environment.set_state(
+        initialization_data=initial.initialization_data,
+        initialization_actions=initial.initialization_actions,
+        message_history=initial.message_history or [],
+      )
+    return World(environment, safe)
+
+  gold = Store.gold
+
+
+@functools.cache
+def store(name: str) -> Store | StockStore:
+  return Store(name) if name in FAST else StockStore(name)
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+  """One line for an unknown name: the nearest one and all of them."""
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  hint = f"; did you mean {near[0]!r}?" if near else ""
+  return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}"
