@@ -35,3 +35,671 @@ R's row k + 1 comes from the "eval" rows of stage k with that split's largest
 
 `results.json` is what this module makes of the two (`results`).
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Row = Mapping[str, Any]
+Run = Mapping[str, Any]
+Matrix = Float[np.ndarray, "*b rows N"]  # rows = T + 1
+Own = Int[np.ndarray, " N"] | Sequence[int] | None
+Value = Float[np.ndarray, "*b"] | float
+
+# ------------------------------------------------------- formulas, one matrix
+
+
+def average_performance(matrix: Matrix, own: Own = None) -> Value:
+  """1/T sum_j R[T, j], over the domains seen by stage T."""
+  R, own = _check(matrix, own)
+  return _mean(R[..., -1, _seen(R, own)])
+
+
+def backward_transfer(matrix: Matrix, own: Own = None) -> Value:
+  """1/(T-1) sum_{j<T} (R[T, j] - R[j, j]).
+
+  Lopez-Paz & Ranzato 2017, https://arxiv.org/abs/1706.08840, eq. 3.
+  """
+  R, own = _check(matrix, own)
+  j = _earlier(R, own)
+  return _mean(R[..., -1, j] - R[..., own[j], j])
+
+
+def forgetting(matrix: Matrix, own: Own = None) -> Value:
+  """1/(T-1) sum_{j<T} (max_{1<=l<T} R[l, j] - R[T, j]).
+
+  Chaudhry et al. 2018, https://arxiv.org/abs/1801.10112, eq. 3. May be
+  negative; the maximum over noisy evaluations biases it upward.
+  """
+  R, own = _check(matrix, own)
+  j = _earlier(R, own)
+  return _mean(_max(R[..., 1:-1, j]) - R[..., -1, j])
+
+
+def fwt_zero_shot(matrix: Matrix, own: Own = None) -> Value:
+  """1/(T-1) sum_{j>=2} (R[j-1, j] - R[0, j]), before j is trained on.
+
+  Lopez-Paz & Ranzato 2017, eq. 4. Their baseline is a random initialisation;
+  ours is the starting policy, row 0.
+  """
+  R, own = _check(matrix, own)
+  j = np.flatnonzero((own >= 2) & (own < R.shape[-2]))
+  return _mean(R[..., own[j] - 1, j] - R[..., 0, j])
+
+
+def learning_gain(matrix: Matrix, own: Own = None) -> Value:
+  """1/T sum_t (R[t, t] - R[0, t]).
+
+  Called forward transfer in some designs; it trains on t, so it is not.
+  """
+  R, own = _check(matrix, own)
+  j = _seen(R, own)
+  return _mean(R[..., own[j], j] - R[..., 0, j])
+
+
+def performance_on_previous(matrix: Matrix, own: Own = None) -> Value:
+  """1/(T-1) sum_{j<T} R[T, j]; some call this level backward transfer."""
+  R, own = _check(matrix, own)
+  return _mean(R[..., -1, _earlier(R, own)])
+
+
+def forgetting_all(matrix: Matrix, own: Own = None) -> Value:
+  """1/T sum_j max_{1<=t<=T} (R[t, j] - R[T, j]).
+
+  Over all stages and all domains, the last included, so it is never negative
+  and (T-1)/T of `forgetting` when every earlier domain forgets.
+  """
+  R, own = _check(matrix, own)
+  j = _seen(R, own)
+  return _mean(_max(R[..., 1:, j]) - R[..., -1, j])
+
+
+def plasticity(matrix: Matrix, own: Own = None) -> Value:
+  """1/T sum_j R[j, j]: how well each domain was learnt in its own stage."""
+  R, own = _check(matrix, own)
+  j = _seen(R, own)
+  return _mean(R[..., own[j], j])
+
+
+def current_performance(matrix: Matrix, own: Own = None) -> Value:
+  """Mean score on the domains whose own stage is T; NaN if T brought none."""
+  R, own = _check(matrix, own)
+  return _mean(R[..., -1, np.flatnonzero(own == R.shape[-2] - 1)])
+
+
+METRICS: dict[str, Callable[..., Value]] = {
+  f.__name__: f
+  for f in (
+    average_performance,
+    backward_transfer,
+    forgetting,
+    fwt_zero_shot,
+    learning_gain,
+    performance_on_previous,
+    forgetting_all,
+    plasticity,
+    current_performance,
+  )
+}
+
+
+def after_stage(matrix: Matrix, own: Own = None) -> dict[str, float | None]:
+  """Every metric of METRICS after the matrix's last row; None if undefined."""
+  return {k: _or_none(f(matrix, own)) for k, f in METRICS.items()}
+
+
+def history(matrix: Matrix, own: Own = None) -> list[dict[str, float | None]]:
+  """`after_stage` for each stage in turn, the formulas with T := i."""
+  R, own = _check(matrix, own)
+  return [after_stage(R[: i + 1], own) for i in range(1, len(R))]
+
+
+# ------------------------------------------- formulas that need another run
+
+
+def transfer_vs_independent(
+  matrix: Matrix, independent: Matrix, own: Own = None
+) -> Value:
+  """1/T sum_t (R[t, t] - R_independent[t, t]).
+
+  `independent` holds a run in which every stage began from the starting
+  policy. Positive: what came before helped.
+  """
+  return plasticity(matrix, own) - plasticity(independent, own)
+
+
+def intransigence(
+  matrix: Matrix, joint: Float[np.ndarray, "*b N"], own: Own = None
+) -> Value:
+  """1/T sum_k (R_joint[k] - R[k, k]); `joint` is that run's last row.
+
+  Chaudhry et al. 2018, eq. 5, there per task: inability to learn.
+  """
+  R, own = _check(matrix, own)
+  j = _seen(R, own)
+  return _mean(np.asarray(joint)[..., j] - R[..., own[j], j])
+
+
+def auc(curve: Sequence[Sequence[float]]) -> float:
+  """Area under [(step, score), ...] by trapezoids, over its span of steps."""
+  if len(curve) < 2 or curve[0][0] == curve[-1][0]:
+    return math.nan
+  x, y = np.asarray([p[:2] for p in curve], float).T
+  return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def forward_transfer_auc(auc_i: float, auc_i_single: float) -> float:
+  """(AUC_i - AUC_i_single) / (1 - AUC_i_single) of a domain's own stage.
+
+  Continual World (Wolczyk et al. 2021, https://arxiv.org/abs/2105.10919,
+  sec. 4.2): the curve while i is trained on, against training on i alone.
+  """
+  if auc_i_single >= 1:
+    return math.nan
+  return (auc_i - auc_i_single) / (1 - auc_i_single)
+
+
+def pass_hat_k(passed: Sequence[int], trials: Sequence[int], k: int) -> float:
+  """Mean over tasks of C(c, k) / C(n, k): k tries of a task all pass.
+
+  Yao et al. 2024 (tau-bench), https://arxiv.org/abs/2406.12045. `passed` is c
+  and `trials` n per task; a task tried fewer than k times makes it NaN.
+  """
+  if len(passed) == 0 or min(trials) < k:
+    return math.nan
+  return float(
+    np.mean(
+      [
+        math.comb(c, k) / math.comb(n, k)
+        for c, n in zip(passed, trials, strict=True)
+      ]
+    )
+  )
+
+
+# ----------------------------------------------------------------- tool calls
+
+
+def tool_counts(
+  calls: Iterable[tuple[str, Mapping[str, Any]]],
+  gold: Iterable[tuple[str, Mapping[str, Any], Sequence[str] | None]],
+  read_tools: Iterable[str],
+) -> tuple[int, int, int]:
+  """(calls, name hits, argument hits) of one episode, look-ups left out.
+
+  `calls` are the agent's (name, arguments), `gold` its (name, arguments,
+  compare_args). A call hits if its name is among the gold actions not yet
+  matched, each of which is matched once; of two gold actions of one name that
+  whose compared arguments agree is matched first. Tool-selection accuracy is
+  name hits / calls, argument accuracy argument hits / name hits, both summed
+  over episodes first. Arguments are compared as tau2's
+  `Action.compare_with_tool_call` does: None compares all that the call has,
+  an empty list nothing.
+  """
+  reads = set(read_tools)
+  calls = [c for c in calls if c[0] not in reads]
+  left = list(gold)
+  exact, rest = 0, []
+  for call in calls:
+    found = next((g for g in left if _same_call(call, g)), None)
+    if found is None:
+      rest.append(call)
+    else:
+      left.remove(found)
+      exact += 1
+  hits = exact
+  names = [g[0] for g in left]
+  for name, _ in rest:
+    if name in names:
+      names.remove(name)
+      hits += 1
+  return len(calls), hits, exact
+
+
+def _same_call(call, gold) -> bool:
+  (name, args), (gold_name, gold_args, compared) = call, gold
+  if name != gold_name:
+    return False
+  keys = list(args) if compared is None else compared
+  pick = lambda xs: {k: v for k, v in xs.items() if k in keys}
+  return not keys or pick(args) == pick(gold_args)
+
+
+# ------------------------------------------------------------------ raw logs
+
+
+def read_rows(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Rows of a `.jsonl`; a last line cut short by a kill is left out."""
+  lines = pathlib.Path(path).read_text().split("\n")
+  rows = []
+  for n, line in enumerate(lines):
+    if not line:
+      continue
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as e:
+      if n == len(lines) - 1:
+        break
+      raise ValueError(f"{path}, line {n + 1}: not JSON ({e})") from e
+  return rows
+
+
+def score(rows: Iterable[Row]) -> dict[str, Any]:
+  """What one table row shows of episodes of one domain and stage.
+
+  `se` is the standard error over tasks, each task the mean of its trials.
+  """
+  rows = list(rows)
+  ok = [r for r in rows if not r.get("failure")]
+  tasks: dict[str, list[float]] = {}
+  for r in ok:
+    tasks.setdefault(r["task_id"], []).append(float(r["reward"]))
+  means = np.array([np.mean(v) for v in tasks.values()])
+  n = len(means)
+  calls, hits, args = (
+    sum(r.get(k, 0) for r in ok)
+    for k in ("tool_calls", "tool_hits", "arg_hits")
+  )
+  return {
+    "reward": _or_none(means.mean()) if n else None,
+    "se": float(means.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+    "pass": float(np.mean([bool(r["pass"]) for r in ok])) if ok else None,
+    "tool_accuracy": hits / calls if calls else None,
+    "argument_accuracy": args / hits if hits else None,
+    "tasks": n,
+    "episodes": len(ok),
+    "failures": len(rows) - len(ok),
+  }
+
+
+class Panel(NamedTuple):
+  """The final evaluations of one run: all that a bootstrap resamples."""
+
+  domains: tuple[str, ...]  # columns
+  tasks: tuple[tuple[str, ...], ...]  # per domain, sorted task ids
+  scores: tuple[np.ndarray, ...]  # per domain, float[T+1, tasks], NaN: missing
+  own: np.ndarray  # int[N], see the module's head
+
+  def matrix(self) -> Float[np.ndarray, "rows N"]:
+    return np.stack([_nanmean(s) for s in self.scores], axis=-1)
+
+
+def own_stages(run: Run) -> np.ndarray:
+  """int[N]: 1-based row of the first stage that trains on each domain, or 0."""
+  first = {}
+  for i, stage in enumerate(run["stages"], 1):
+    for d in stage["domains"]:
+      first.setdefault(d, i)
+  return np.array([first.get(d, 0) for d in run["domains"]], int)
+
+
+def final_rows(
+  rows: Iterable[Row], split: str
+) -> dict[tuple[int, str], list[Row]]:
+  """(stage, domain) -> "eval" rows of the stage's last evaluation on `split`.
+
+  A row logged twice (a run killed between writing and saving) counts once.
+  """
+  cells: dict[tuple[int, str], dict] = {}
+  for r in rows:
+    if r["phase"] == "eval" and r["split"] == split:
+      steps = cells.setdefault((r["stage"], r["domain"]), {})
+      steps.setdefault(r["step"], {})[r["task_id"], r["trial"]] = r
+  return {k: list(v[max(v)].values()) for k, v in cells.items()}
+
+
+def panel(
+  rows: Iterable[Row],
+  run: Run,
+  split: str = "test",
+  value: Callable[[Row], float] = lambda r: float(r["reward"]),
+  keep: Callable[[Row], bool] = lambda r: True,
+) -> Panel:
+  """Task means of `value` over the trials of the rows that `keep` lets by."""
+  cells = final_rows(rows, split)
+  tasks, scores = [], []
+  for domain in run["domains"]:
+    seen: dict[str, dict[int, list[float]]] = {}
+    for i in range(len(run["stages"]) + 1):
+      for r in cells.get((i - 1, domain), ()):
+        if not r.get("failure") and keep(r):
+          seen.setdefault(r["task_id"], {}).setdefault(i, []).append(value(r))
+    ids = sorted(seen)
+    table = np.full((len(run["stages"]) + 1, len(ids)), np.nan)
+    for n, task in enumerate(ids):
+      for i, values in seen[task].items():
+        table[i, n] = np.mean(values)
+    tasks.append(tuple(ids))
+    scores.append(table)
+  return Panel(
+    tuple(run["domains"]), tuple(tasks), tuple(scores), own_stages(run)
+  )
+
+
+def pass_matrix(
+  rows: Iterable[Row], run: Run, k: int, split: str = "test"
+) -> Float[np.ndarray, "rows N"]:
+  """R^(k): `pass_hat_k` of every domain after every stage."""
+  cells = final_rows(rows, split)
+  out = np.full((len(run["stages"]) + 1, len(run["domains"])), np.nan)
+  for j, domain in enumerate(run["domains"]):
+    for i in range(len(out)):
+      counts: dict[str, list[bool]] = {}
+      for r in cells.get((i - 1, domain), ()):
+        if not r.get("failure"):
+          counts.setdefault(r["task_id"], []).append(bool(r["pass"]))
+      c = [sum(v) for v in counts.values()]
+      out[i, j] = pass_hat_k(c, [len(v) for v in counts.values()], k)
+  return out
+
+
+def curves(
+  rows: Iterable[Row], run: Run, split: str
+) -> dict[str, list[list[float | None]]]:
+  """Domain -> [[step, reward, se], ...] of every evaluation on `split`.
+
+  Where a stage's end and the next one's beginning share a step, the later
+  evaluation stands.
+  """
+  points: dict[str, dict[int, dict]] = {d: {} for d in run["domains"]}
+  for r in rows:
+    if r["phase"] == "eval" and r["split"] == split and r["domain"] in points:
+      at = points[r["domain"]].setdefault(r["step"], {})
+      at[r["task_id"], r["trial"]] = r
+  out = {}
+  for domain, steps in points.items():
+    scores = {s: score(at.values()) for s, at in sorted(steps.items())}
+    out[domain] = [[s, x["reward"], x["se"]] for s, x in scores.items()]
+  return out
+
+
+# ---------------------------------------------------------------- uncertainty
+
+
+class Estimate(NamedTuple):
+  mean: float
+  low: float  # of a 95% percentile interval
+  high: float
+  sd_runs: float  # between runs, ddof 1; NaN with one run
+  runs: int
+
+
+def bootstrap(
+  panels: Sequence[Panel],
+  metric: Callable[..., Value],
+  baseline: Sequence[Panel] | None = None,
+  n: int = 2000,
+  seed: int = 0,
+) -> Estimate:
+  """Mean of `metric` over runs, with an interval over tasks **and** runs.
+
+  A replicate draws tasks within each domain and runs (seed x order), both with
+  replacement; the same tasks for every run and stage, so that differences are
+  paired on task ids. With `baseline` it is the difference panel - baseline of
+  runs paired by position: one seed and order a pair. `metric` is any function
+  of METRICS, or of (matrix [n, T+1, N], own).
+
+  The interval of `forgetting` is for a statistic with an upward bias: each
+  replicate takes its maxima over noise of its own.
+  """
+  weights = _task_weights([*panels, *(baseline or ())], n, seed)
+  values = _replicates(panels, metric, weights)  # [runs, 1 + n]
+  if baseline is not None:
+    if len(baseline) != len(panels):
+      raise ValueError(
+        f"{len(panels)} runs cannot be paired with {len(baseline)}"
+      )
+    values = values - _replicates(baseline, metric, weights)
+  runs = len(panels)
+  rng = np.random.default_rng([seed, 1])
+  drawn = rng.integers(runs, size=(runs, n))
+  means = np.take_along_axis(values[:, 1:], drawn, axis=0).mean(0)
+  ends = [math.nan, math.nan]
+  if not np.isnan(means).all():
+    ends = np.nanpercentile(means, [2.5, 97.5])
+  sd = float(values[:, 0].std(ddof=1)) if runs > 1 else math.nan
+  return Estimate(
+    float(values[:, 0].mean()), float(ends[0]), float(ends[1]), sd, runs
+  )
+
+
+def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
+  """Two-sided p of the paired differences, each flipped or not.
+
+  Exact up to 16 runs, else 2^16 random flips. NaN with fewer than 6 runs,
+  where no outcome could be below .05 (5 runs: 2/32).
+  """
+  d = np.asarray(differences, float)
+  n = len(d)
+  if n < 6 or not np.isfinite(d).all():
+    return math.nan
+  if n <= 16:
+    signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+  else:
+    signs = np.random.default_rng(seed).choice([-1, 1], size=(2**16, n))
+  # The slack counts an equal sum that rounding has put a hair below.
+  as_large = np.abs(signs @ d) >= abs(d.sum()) * (1 - 1e-12)
+  return float(as_large.mean())
+
+
+def per_run(
+  panels: Sequence[Panel], metric: Callable[..., Value]
+) -> np.ndarray:
+  """float[runs]: the metric of each run as it was, nothing resampled."""
+  return np.array([float(metric(p.matrix(), p.own)) for p in panels])
+
+
+def _task_weights(
+  panels: Sequence[Panel], n: int, seed: int
+) -> dict[str, dict[str, np.ndarray]]:
+  """domain -> task id -> float[1 + n]: how often a replicate holds the task.
+
+  Entry 0 is the sample itself.
+  """
+  rng = np.random.default_rng([seed, 0])
+  ids: dict[str, set[str]] = {}
+  for p in panels:
+    for domain, tasks in zip(p.domains, p.tasks, strict=True):
+      ids.setdefault(domain, set()).update(tasks)
+  out = {}
+  for domain in sorted(ids):
+    tasks = sorted(ids[domain])
+    counts = np.ones((1 + n, len(tasks)))
+    if tasks:
+      p = np.full(len(tasks), 1 / len(tasks))
+      counts[1:] = rng.multinomial(len(tasks), p, size=n)
+    out[domain] = dict(zip(tasks, counts.T, strict=True))
+  return out
+
+
+def _replicates(panels, metric, weights) -> np.ndarray:
+  """float[runs, 1 + n]: the metric of each run under each task resample."""
+  out = []
+  for p in panels:
+    columns = []
+    for domain, tasks, table in zip(p.domains, p.tasks, p.scores, strict=True):
+      if not tasks:
+        columns.append(np.full((1, len(table)), np.nan))
+        continue
+      w = np.stack([weights[domain][t] for t in tasks], axis=-1)
+      known = np.isfinite(table).astype(float)
+      with np.errstate(invalid="ignore", divide="ignore"):
+        columns.append((w @ np.nan_to_num(table).T) / (w @ known.T))
+    columns = np.broadcast_arrays(*columns)
+    out.append(np.asarray(metric(np.stack(columns, axis=-1), p.own)))
+  width = max(x.size for x in out)
+  return np.stack([np.broadcast_to(x, (width,)) for x in out]).astype(float)
+
+
+# -------------------------------------------------------------------- results
+
+
+def results(
+  rows: Sequence[Row], run: Run, resamples: int = 1000
+) -> dict[str, Any]:
+  """`results.json`: everything computed from a run's raw logs.
+
+  {**run, "test": {...}, "val": {...}} where a split holds
+    "matrix" [T+1, N], "se", "pass", "tool_accuracy", "argument_accuracy",
+    "metrics" after the last stage, "history" after every stage,
+    "intervals" {metric: [low, high]} over tasks, "pass_hat_k" {k: matrix},
+    "write_only" {"matrix", "metrics", "intervals"} on tasks that require a
+    write, "curves", "tasks" and "episodes" a domain, "failures".
+  A split that was never evaluated is absent.
+  """
+  out = dict(run)
+  for split in ("test", "val"):
+    if cells := final_rows(rows, split):
+      out[split] = _split_results(rows, run, split, cells, resamples)
+  return out
+
+
+def _split_results(rows, run, split, cells, resamples) -> dict[str, Any]:
+  domains, T = run["domains"], len(run["stages"])
+  scores = [
+    [score(cells.get((i, d), ())) for d in domains] for i in range(-1, T)
+  ]
+  matrix_of = lambda key: [[s[key] for s in row] for row in scores]
+  out = _summary(panel(rows, run, split), resamples)
+  out["matrix"] = matrix_of("reward")
+  for key in ("se", "pass", "tool_accuracy", "argument_accuracy"):
+    out[key] = matrix_of(key)
+  out["pass_hat_k"] = {
+    str(k): jsonable(pass_matrix(rows, run, k, split))
+    for k in (1, 2, 4, 8, 16)
+    if k <= max((r["trial"] + 1 for v in cells.values() for r in v), default=0)
+  }
+  writes = panel(rows, run, split, keep=lambda r: r.get("requires_write", True))
+  out["write_only"] = _summary(writes, resamples)
+  out["write_only"]["tasks"] = dict(
+    zip(domains, map(len, writes.tasks), strict=True)
+  )
+  out["curves"] = curves(rows, run, split)
+  for key in ("tasks", "episodes"):
+    out[key] = {d: scores[-1][j][key] for j, d in enumerate(domains)}
+  out["failures"] = sum(s["failures"] for row in scores for s in row)
+  return out
+
+
+def _summary(p: Panel, resamples: int) -> dict[str, Any]:
+  R = p.matrix()
+  intervals = {}
+  for name, f in METRICS.items():
+    e = bootstrap([p], f, n=resamples)
+    if math.isfinite(e.low):
+      intervals[name] = [e.low, e.high]
+  return {
+    "matrix": jsonable(R),
+    "metrics": after_stage(R, p.own),
+    "history": history(R, p.own),
+    "intervals": intervals,
+  }
+
+
+def load(workdir: str | pathlib.Path) -> tuple[list[dict], dict[str, Any]]:
+  """(rows of `episodes.jsonl`, `run.json`) of a run's folder."""
+  workdir = pathlib.Path(workdir)
+  for name in ("run.json", "episodes.jsonl"):
+    if not (workdir / name).is_file():
+      raise ValueError(f"{workdir} holds no {name}: it is not a run's workdir")
+  run = json.loads((workdir / "run.json").read_text())
+  return read_rows(workdir / "episodes.jsonl"), run
+
+
+def recompute(
+  workdir: str | pathlib.Path, resamples: int = 1000
+) -> dict[str, Any]:
+  """Writes `results.json` anew from the raw logs, and returns it."""
+  rows, run = load(workdir)
+  out = jsonable(results(rows, run, resamples))
+  path = pathlib.Path(workdir) / "results.json"
+  path.write_text(json.dumps(out, indent=1) + "\n")
+  return out
+
+
+def jsonable(x: Any) -> Any:
+  """Plain Python, with NaN and infinities as None: JSON has neither."""
+  if isinstance(x, Mapping):
+    return {str(k): jsonable(v) for k, v in x.items()}
+  if isinstance(x, np.ndarray):
+    return jsonable(x.tolist())
+  if isinstance(x, list | tuple):
+    return [jsonable(v) for v in x]
+  if isinstance(x, np.generic):
+    return jsonable(x.item())
+  if isinstance(x, float) and not math.isfinite(x):
+    return None
+  return x
+
+
+# ------------------------------------------------------------------- internals
+
+
+def _check(matrix, own) -> tuple[np.ndarray, np.ndarray]:
+  R = np.array(  # None, as JSON has it, becomes NaN
+    matrix, dtype=float
+  )
+  if R.ndim < 2:
+    raise ValueError(f"R has shape {R.shape}; it must be [..., T+1, N]")
+  N = R.shape[-1]
+  own = np.arange(1, N + 1) if own is None else np.asarray(own, int)
+  if own.shape != (N,) or (own < 0).any():
+    raise ValueError(f"own is {own.tolist()}, but R has {N} columns")
+  return R, own
+
+
+def _seen(R, own) -> np.ndarray:
+  return np.flatnonzero((own >= 1) & (own < R.shape[-2]))
+
+
+def _earlier(R, own) -> np.ndarray:
+  return np.flatnonzero((own >= 1) & (own < R.shape[-2] - 1))
+
+
+def _mean(x) -> Value:
+  return x.mean(axis=-1) if x.shape[-1] else np.full(x.shape[:-1], np.nan)
+
+
+def _max(x) -> np.ndarray:
+  """Over stages; of no stage it is NaN (and no domain asks for it)."""
+  if x.shape[-2]:
+    return x.max(axis=-2)
+  return np.full(x.shape[:-2] + x.shape[-1:], np.nan)
+
+
+def _nanmean(x) -> np.ndarray:
+  known = np.isfinite(x)
+  with np.errstate(invalid="ignore"):
+    return np.where(known, x, 0).sum(-1) / known.sum(-1)
+
+
+def _or_none(x) -> float | None:
+  return float(x) if math.isfinite(x) else None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    prog="python -m jax_cl.metrics", description="Redo results.json."
+  )
+  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--resamples", type=int, default=1000)
+  args = parser.parse_args(argv)
+  try:
+    out = recompute(args.workdir, args.resamples)
+  except ValueError as e:
+    raise SystemExit(str(e)) from None
+  from jax_cl.console import Console
+
+  Console().final(out, args.workdir, "test" if "test" in out else "val")
+
+
+if __name__ == "__main__":
+  main()
