@@ -7,7 +7,7 @@
       bar.step({"loss": loss, "reward": reward, "kl": kl})  # device scalars
   console.evaluation(0, 100, metrics.score(rows))
   console.table(0, {"airline": metrics.score(rows)})        # Score per domain
-  console.transfer(0, metrics.after_stage(matrix, own))
+  console.transfer(0, metrics.after_stage(matrix[:2], own))
   console.replay("airline", method.report(cl, buffer))
   console.final(results, workdir)
 
@@ -33,6 +33,10 @@ from tqdm import tqdm
 POSTFIX = ("loss", "reward", "kl")  # what a bar shows, in this order
 _FORMAT = {"reward": ".3f"}  # everything else .4f
 _REFRESH_S = 0.5
+_BAR = (
+  "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+  "[{elapsed}<{remaining}{postfix}]"
+)
 _REPLAY = ("total_replay_samples", "replay_samples_per_domain")
 
 
@@ -159,6 +163,7 @@ class Bar:
         total=total,
         initial=start,
         file=console.stream,
+        bar_format=_BAR,
         miniters=1 << 60,  # never by itself: `step` decides when
         **_columns(console.stream),
       )
