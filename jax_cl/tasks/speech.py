@@ -41,6 +41,11 @@ class Slot(NamedTuple):
 
 
 SLOTS: Mapping[str, Slot] = {
+  "identity": Slot(  # answered with all of known_info
+    "Could you tell me who you are?",
+    r"who (am i|i am|you are|are you)|(verify|confirm) your identity",
+    r"(?!)",
+  ),
   "user_id": Slot(
     "Could you tell me your user id?",
     r"user[ _]?(id|name)|customer id|account (id|number)",
@@ -188,6 +193,12 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
   "permission": ("sms", "storage", "network", "phone"),
 }
 
+
+def _order(tool: str, arguments: Mapping[str, Any]) -> str:
+  words = ", ".join(f"{k} = {v}" for k, v in arguments.items())
+  return f"Please run {tool} on your phone{', with ' * bool(words)}{words}."
+
+
 ACTS: Mapping[str, Template] = {
   **{f"ask:{name}": Template(s.question) for name, s in SLOTS.items()},
   "inform": Template("Here is what I found: {}.", ("value",) * 3, 1),
@@ -198,12 +209,7 @@ ACTS: Mapping[str, Template] = {
   "refuse": Template("I am sorry, but that is not possible."),
   **{
     f"request:{tool}": Template(
-      f"Please run {tool} on your phone"
-      + (", with {}." if takes else ".").format(
-        ", ".join(f"{p} = {{}}" for p in takes)
-      ),
-      takes,
-      len(takes),
+      _order(tool, {p: "{}" for p in takes}), takes, len(takes)
     )
     for tool, (takes, _) in REQUESTS.items()
   },
@@ -253,6 +259,13 @@ def say(act: str, *values: object) -> str:
   if act == "confirm":
     return text.format(words[0].replace("_", " ") if words else "go ahead")
   return text.format(*words)
+
+
+def request(tool: str, arguments: Mapping[str, Any]) -> str:
+  """Asks the user to run a tool of theirs; `say` with arguments by name."""
+  if tool not in REQUESTS:
+    return _order(tool, arguments)
+  return say(f"request:{tool}", *(arguments[p] for p in REQUESTS[tool][0]))
 
 
 class Heard(NamedTuple):
