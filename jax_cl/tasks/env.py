@@ -16,6 +16,7 @@ from jax_cl.types import Decision, Episode, TaskSpec, Turn, User, Verdict
 
 GREETING = "Hi! How can I help you today?"
 STOP = "###STOP###"
+_TICK = datetime.timedelta(microseconds=1)
 USER_STOPS = (STOP, "###TRANSFER###", "###OUT-OF-SCOPE###")
 
 
@@ -114,20 +115,20 @@ class Env:
     start = len(self._turns)
     # tau2 asks a solo agent for its first message before it counts steps.
     first = self.spec.solo and not self._turns
-    turn = self._say(turn)
+    turn = self._say(self._coerced(turn))
+    self._steps += not first
     if _malformed(turn):
       self.termination = "agent_error"
-    elif self.spec.solo and not turn.tool_calls:
-      stopped = STOP in (turn.content or "")
-      self.termination = "agent_stop" if stopped else "agent_error"
-    if not first:
-      self._steps += 1
-    if not self.done and turn.tool_calls:
+    elif turn.tool_calls:
       self._run_tools(turn)
       self._settle()
-    elif not (first and self.done):
+    elif self.spec.solo:
+      stopped = STOP in (turn.content or "")
+      self.termination = "agent_stop" if stopped else "agent_error"
+      if not first:
+        self._settle()
+    else:
       self._settle()
-    if not self.done and not turn.tool_calls:
       self._converse()
     return tuple(self._turns[start:])
 
@@ -185,18 +186,21 @@ class Env:
     while not self.done:
       news = [t for t in self._turns[self._heard :] if _audible(t)]
       self._heard = len(self._turns)
-      turn = self._say(dataclasses.replace(self.user.reply(news), role="user"))
+      turn = dataclasses.replace(self.user.reply(news), role="user")
+      turn = self._say(self._coerced(turn))
       self._heard = len(self._turns)
       self._steps += 1
       if _malformed(turn):
         self.termination = "user_error"
-      elif turn.tool_calls:
+        return
+      if turn.tool_calls:
         self._run_tools(turn)
-      elif any(s in (turn.content or "") for s in USER_STOPS):
+        self._settle()
+        continue
+      if any(s in (turn.content or "") for s in USER_STOPS):
         self.termination = "user_stop"
       self._settle()
-      if not turn.tool_calls:
-        return
+      return
 
   def _run_tools(self, turn: Turn) -> None:
     for call in turn.tool_calls:
@@ -226,35 +230,29 @@ class Env:
       self.termination = "too_many_errors"
 
   def _say(self, turn: Turn) -> Turn:
-    """Records a turn: speaker, coerced arguments, a time of its own.
-
-    tau2 sorts a trajectory by time, so times must increase strictly.
-    """
+    """Records a turn with a time of its own: tau2 sorts trajectories by it."""
     now = datetime.datetime.now()
-    tick = datetime.timedelta(microseconds=1)
-    self._clock = now if now > self._clock else self._clock + tick
-    calls = turn.tool_calls
-    if calls:
-      calls = tuple(
-        dataclasses.replace(
-          call,
-          requestor=turn.role,
-          arguments=schema.coerce(
-            self._parameters(turn.role).get(call.name), call.arguments
-          ),
-        )
-        for call in calls
-      )
+    self._clock = now if now > self._clock else self._clock + _TICK
     turn = dataclasses.replace(
-      turn,
-      tool_calls=calls,
-      timestamp=self._clock.isoformat(timespec="microseconds"),
+      turn, timestamp=self._clock.isoformat(timespec="microseconds")
     )
     self._turns.append(turn)
     return turn
 
-  def _parameters(self, role: str) -> Mapping[str, Any]:
-    return schema.parameters(self.domain, role)
+  def _coerced(self, turn: Turn) -> Turn:
+    """Its calls as the speaker's, with arguments coerced by the schemas."""
+    if not turn.tool_calls:
+      return turn
+    tools = self.domain.parameters[turn.role]
+    calls = (
+      dataclasses.replace(
+        call,
+        requestor=turn.role,
+        arguments=schema.coerce(tools.get(call.name), call.arguments),
+      )
+      for call in turn.tool_calls
+    )
+    return dataclasses.replace(turn, tool_calls=tuple(calls))
 
 
 def _malformed(turn: Turn) -> bool:

@@ -10,7 +10,6 @@ a replay does not repeat itself (random bill ids) or a power was refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -21,30 +21,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from jax_cl.types import ToolSchema
-
-if TYPE_CHECKING:
-  from jax_cl.tasks.stream import Domain
+from typing import Any
 
 Json = Any
-
-
-def parameters(domain: Domain, role: str) -> Mapping[str, Mapping[str, Any]]:
-  """Tool name -> JSON schema of its parameters, for one speaker."""
-  tools = domain.tools if role == "assistant" else domain.user_tools
-  return _by_name(tools)
-
-
-_cache: dict[int, tuple[Any, dict[str, Any]]] = {}
-
-
-def _by_name(tools: tuple[ToolSchema, ...]) -> Mapping[str, Any]:
-  hit = _cache.get(id(tools))
-  if hit is None or hit[0] is not tools:
-    hit = _cache[id(tools)] = (tools, {t.name: t.parameters for t in tools})
-  return hit[1]
 
 
 def coerce(

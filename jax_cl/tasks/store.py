@@ -231,7 +231,7 @@ class World:
   def __init__(self, environment: Any, safe: bool = True):
     self.environment = environment
     tools = environment.tools
-    if safe and tools is not None and tools.has_tool("calculate"):
+    if safe and hasattr(tools, "calculate"):
       tools.calculate = safe_calculate
 
   def call(
@@ -248,9 +248,14 @@ class World:
     return self.environment.to_json_str(answer), False
 
   def holds(self, assertion: Any) -> bool:
-    return self.environment.run_env_assertion(
-      assertion, raise_assertion_error=False
-    )
+    """Whether an assertion is met. One that raises is not: what it asks for
+    is missing (there tau2 raises, and the episode has no verdict)."""
+    try:
+      return self.environment.run_env_assertion(
+        assertion, raise_assertion_error=False
+      )
+    except Exception:
+      return False
 
   def state(self) -> Any:
     """Equal for two worlds of one task if and only if tau2's hashes are."""
@@ -396,7 +401,7 @@ class Store:
       user_tools = self._user_tools(user_db)
       # tau2 keeps this on the class and `break_vpn` changes it in place: one
       # episode would spoil the VPN of all later ones.
-      user_tools.default_vpn_details = vpn or _vpn_default(self._user_tools)
+      user_tools.default_vpn_details = vpn or vpn_default(self._user_tools)
       environment = self.module.TelecomEnvironment(
         self.name, "", tools, user_tools
       )
@@ -414,7 +419,7 @@ def _vpn_bytes(toolkit: type) -> bytes:
   return pickle.dumps(fresh, -1)
 
 
-def _vpn_default(toolkit: type) -> Any:
+def vpn_default(toolkit: type) -> Any:
   return pickle.loads(_vpn_bytes(toolkit))
 
 
@@ -457,7 +462,7 @@ class StockStore:
     environment = self._constructor(solo_mode=solo)
     user_tools = environment.user_tools
     if hasattr(user_tools, "default_vpn_details"):
-      user_tools.default_vpn_details = _vpn_default(type(user_tools))
+      user_tools.default_vpn_details = vpn_default(type(user_tools))
     initial = task.initial_state
     if initial is not None:
       environment.set_state(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_cl.tasks import store
-from jax_cl.types import Scenario, Stage, TaskSpec, ToolSchema
+from jax_cl.types import Scenario, TaskSpec, ToolSchema
 
 VAL_SHARE = 0.2  # of the official train split, for every choice that is made
 POOLS = ("official", "full", "fraction")
@@ -26,6 +26,14 @@ class Domain:
   tools: tuple[ToolSchema, ...]  # the agent's; in solo mode the user's as well
   user_tools: tuple[ToolSchema, ...]  # the user's (telecom); () in solo mode
   splits: Mapping[str, tuple[TaskSpec, ...]]  # "train", "val", "test"
+
+  @functools.cached_property
+  def parameters(self) -> Mapping[str, Mapping[str, Any]]:
+    """Speaker -> name of a tool it may call -> JSON schema of its arguments."""
+    return {
+      "assistant": {t.name: t.parameters for t in self.tools},
+      "user": {t.name: t.parameters for t in self.user_tools},
+    }
 
 
 def load(

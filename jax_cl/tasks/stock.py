@@ -1,0 +1,120 @@
+"""An episode once more through tau2's own orchestrator and evaluator.
+
+The reference for parity and for speed: `jax_cl.bench.env` and the tests use
+it, nothing else does. Importing tau2's evaluator takes litellm along, 8-10 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jax_cl.tasks import store, stream
+from jax_cl.types import TaskSpec, Turn
+
+
+def replay(
+  spec: TaskSpec,
+  turns: Sequence[Turn],
+  *,
+  max_steps: int = 200,
+  max_errors: int = 10,
+) -> tuple[Any, Any]:
+  """(SimulationRun, RewardInfo) where both sides say again what they said.
+
+  Builds the stock environment, runs the stock orchestrator, and judges by
+  `evaluate_simulation`, the work that tau2 does for one episode.
+  """
+  from tau2.evaluator.evaluator import EvaluationType, evaluate_simulation
+  from tau2.orchestrator.orchestrator import Orchestrator
+  from tau2.registry import registry
+
+  task = stream.task(spec)
+  initial = task.initial_state
+  said = len((initial.message_history if initial else None) or [])
+  said = said or (0 if spec.solo else 1)  # the greeting is the orchestrator's
+  new = turns[said:]
+  _restore_vpn()
+  environment = registry.get_env_constructor(spec.domain)(solo_mode=spec.solo)
+  agent, user = _speakers(new, environment, task, spec.solo)
+  run = Orchestrator(
+    domain=spec.domain,
+    agent=agent,
+    user=user,
+    environment=environment,
+    task=task,
+    max_steps=max_steps,
+    max_errors=max_errors,
+    solo_mode=spec.solo,
+    validate_communication=True,
+  ).run()
+  _restore_vpn()  # else the judge starts from what the episode left behind
+  reward = evaluate_simulation(
+    run, task, EvaluationType.ALL, solo_mode=spec.solo, domain=spec.domain
+  )
+  return run, reward
+
+
+def _restore_vpn() -> None:
+  """Undoes what `break_vpn` of earlier episodes did to a class attribute."""
+  from tau2.domains.telecom.user_tools import TelecomUserTools
+
+  TelecomUserTools.default_vpn_details = store.vpn_default(TelecomUserTools)
+
+
+def _speakers(
+  turns: Sequence[Turn], environment: Any, task: Any, solo: bool
+) -> tuple[Any, Any]:
+  from tau2.agent.base import LocalAgent
+  from tau2.agent.llm_agent import LLMSoloAgent
+  from tau2.user.user_simulator import DummyUser, UserSimulator
+
+  mine = (to_tau2(t) for t in turns if t.role == "assistant")
+  theirs = (to_tau2(t) for t in turns if t.role == "user")
+
+  class Agent(LLMSoloAgent if solo else LocalAgent):
+    def __init__(self, says: Iterator[Any]):
+      self.says = says
+
+    def get_init_state(self, message_history=None):
+      return None
+
+    def generate_next_message(self, message, state):
+      return next(self.says), state
+
+  class Replayed(UserSimulator):
+    def get_init_state(self, message_history=None):
+      return None
+
+    def generate_next_message(self, message, state):
+      return next(theirs), state
+
+  return Agent(mine), DummyUser() if solo else Replayed()
+
+
+def to_tau2(turn: Turn) -> Any:
+  """A turn as tau2's message."""
+  from tau2.data_model.message import (
+    AssistantMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+  )
+
+  if turn.role == "tool":
+    return ToolMessage(
+      id=turn.call_id or "",
+      role="tool",
+      content=turn.content,
+      requestor=turn.requestor or "assistant",
+      error=turn.error,
+      **({"timestamp": turn.timestamp} if turn.timestamp else {}),
+    )
+  calls = [
+    ToolCall(
+      id=c.id, name=c.name, arguments=dict(c.arguments), requestor=c.requestor
+    )
+    for c in turn.tool_calls
+  ]
+  cls = AssistantMessage if turn.role == "assistant" else UserMessage
+  return cls(role=turn.role, content=turn.content, tool_calls=calls or None)
