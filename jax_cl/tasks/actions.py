@@ -66,7 +66,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 CONSTANTS: dict[str, str] = {
   "summary": "The request is outside of what I can do for you.",
 }
-SAY = ("ask:identity", "ask:details", "inform", "confirm", "transfer", "done")
+SAY = (
+  "ask:user_id", "ask:email", "ask:name_zip", "ask:phone_number", "ask:details",
+  "inform", "confirm", "transfer", "done",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +159,8 @@ def acts_of(domain, vocabulary: Mapping[str, tuple]) -> list[Act]:
     slots = slots_of(tool, vocabulary)
     out.append(Act(tool.name, "tool", tool.name, slots, text, where))
   for tool in domain.user_tools:
+    if not domain.solo and tool.name not in speech.REQUESTS:
+      continue  # no sentence asks for it
     words = tool.name.replace("_", " ")
     text = f"{words}: {_sentence(tool.description)}"
     slots = slots_of(tool, vocabulary)
@@ -254,8 +259,14 @@ class Choice:
 class State:
   """An episode as its agent sees it, and the action it is in the midst of."""
 
-  def __init__(self, space: ActSpace, allowed: Iterable[str] | None = None):
+  def __init__(
+    self,
+    space: ActSpace,
+    allowed: Iterable[str] | None = None,
+    solo: bool = False,
+  ):
     self.space = space
+    self.solo = solo  # "done" then ends the episode
     names = set(space.index if allowed is None else allowed)
     self.allowed = [a.name in names for a in space.acts]
     self.seen = entities.Seen()
@@ -299,7 +310,11 @@ class State:
 
   # ----------------------------------------------------------------- choosing
   def candidates(self, slot: Slot) -> list[entities.Entity]:
-    """Entities of the slot's type: linked ones first, then the latest."""
+    """Entities of the slot's type, in the order of first mention.
+
+    Of too many, those linked to what was chosen stay, then those that share
+    words with the user, then the latest.
+    """
     if slot.values:
       return [
         entities.Entity(slot.type, v, {"value": str(v)}, set(), 0, "schema")
@@ -314,10 +329,16 @@ class State:
     if len(found) <= MAX_CANDIDATES - 1:
       return found
     chosen = [e for es in self.picks.values() for e in es]
-    linked = [any(related(e, c) for c in chosen) for e in found]
-    rank = sorted(
-      range(len(found)), key=lambda i: (not linked[i], -found[i].turn, i)
-    )
+    said = set(re.findall(r"[a-z]{3,}", " ".join(self.user_texts).lower()))
+
+    def rank_of(i: int) -> tuple:
+      e = found[i]
+      linked = any(related(e, c) for c in chosen)
+      text = " ".join(e.fields.values()).lower()
+      overlap = len(said & set(re.findall(r"[a-z]{3,}", text)))
+      return (not linked, -overlap, -e.turn, i)
+
+    rank = sorted(range(len(found)), key=rank_of)
     keep = sorted(rank[: MAX_CANDIDATES - 1])
     return [found[i] for i in keep]
 
@@ -355,7 +376,8 @@ class State:
 
   def _closed(self, slot: Slot, picked: list) -> bool:
     if slot.type == "variant":  # one new item for each old one
-      return len(picked) >= len(self.picks.get("item_ids", [1]))
+      old = [e for e in self.picks.get("item_ids", ()) if e is not STOP]
+      return len(picked) >= max(len(old), 1)
     most = MAX_INFORM if slot.type == "value" else MAX_PICKS
     left = len(self.seen.of(slot.type)) - len(picked)
     return picked[-1] is STOP or len(picked) >= most or left <= 0
@@ -399,7 +421,7 @@ class State:
       call_id = f"call_{len(self.history)}"
       call = ToolCall(call_id, act.tool, arguments)
       return Turn("assistant", tool_calls=(call,))
-    return Turn("assistant", content=_utter(act, arguments))
+    return Turn("assistant", content=_utter(act, arguments, self.solo))
 
   # ------------------------------------------------------------ demonstration
   def path_to(self, name: str, arguments: Mapping[str, Any]) -> list[int]:
@@ -464,7 +486,10 @@ def same_value(a: Any, b: Any, fields: Sequence[str] = ()) -> bool:
   return a == b
 
 
-def _utter(act: Act, arguments: Mapping[str, Any]) -> str:
+def _utter(act: Act, arguments: Mapping[str, Any], solo: bool) -> str:
+  if solo:
+    return speech.STOP
   if act.kind == "request":
-    return speech.request(act.tool, arguments)
+    takes = speech.REQUESTS[act.tool][0]
+    return speech.say(act.name, *(arguments[p] for p in takes))
   return speech.say(act.tool, *arguments.get("values", ()))

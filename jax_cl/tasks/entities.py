@@ -167,7 +167,9 @@ class Seen:
       obj = json.loads(text)
     except json.JSONDecodeError:
       obj = text
-    if isinstance(obj, (dict, list)):
+    if isinstance(obj, dict) and obj and all(map(_is_number_id, obj.values())):
+      self._index(obj, turn)
+    elif isinstance(obj, (dict, list)):
       self._walk(obj, (), turn, frozenset())
       self._derive(obj, turn, tool)
     else:
@@ -233,6 +235,11 @@ class Seen:
           known = {**known, "name": str(obj["name"])}
         self.add(type, obj[k], turn, "tool", known, links | inner)
 
+  def _index(self, obj: dict, turn: int) -> None:
+    """A flat table name -> product id, as `list_all_product_types` gives."""
+    for name, value in obj.items():
+      self.add("product", value, turn, "tool", {"name": name})
+
   def _derive(self, obj: Any, turn: int, tool: str) -> None:
     """Simple arithmetic over one result: counts, totals, differences."""
     if isinstance(obj, list):
@@ -241,6 +248,10 @@ class Seen:
       return
     links = {str(v) for k, v in obj.items() if k in KEYS and _is_leaf(v)}
     name = str(obj.get("name", "")) if _is_leaf(obj.get("name")) else ""
+    for item in obj.get("items", ()):
+      for k, v in item.get("options", {}).items():
+        fields = {"kind": k, "name": str(item.get("name", ""))}
+        self.add("value", str(v), turn, "tool", fields, links)
     if "variants" in obj:
       free = [v for v in obj["variants"].values() if v.get("available")]
       fields = {"kind": "available options", "name": name}
@@ -269,6 +280,10 @@ class Seen:
           total = f"{sum(own):.2f}".removesuffix(".00")
           fields = {"kind": f"sum of {source.replace('_', ' ')} balances"}
           self.add("value", total, turn, "derived", fields, links)
+
+
+def _is_number_id(x: Any) -> bool:
+  return isinstance(x, str) and re.fullmatch(r"\d{8,}", x) is not None
 
 
 def _is_leaf(x: Any) -> bool:

@@ -110,7 +110,8 @@ _AGENT_VERB = (
   r"|gives?|provides?|corrects?|continues?|does not|doesn't|finally)"
 )
 _CONDITION = re.compile(
-  rf"\b(if|when)\b[^,.]*\bagent\b,? ?(\w+ )?{_AGENT_VERB}\b|\b(if|when) asked\b",
+  rf"\b(if|when)\b[^,.]*\bagent\b,? ?(\w+ )?{_AGENT_VERB}\b"
+  r"|\b(if|when) asked\b",
   re.IGNORECASE,
 )
 _SECRET = re.compile(
@@ -124,8 +125,9 @@ _DIRECTION = re.compile(
   r"|don't ask|first complain|reveal|this is incorrect|use both"
   r"|you (randomly|occasionally|speak|like to|try)\b"
   r"|your approach will be|try to (make the conv|get the agent to be))"
-  r"|^(you are|you're)(?!.*\b(\d|willing|ok|okay|fine|happy with|also (want|look)|member"
-  r"|looking|insist|urgent|want the agent|want to (cancel|be sure))\b)"
+  r"|^(you are|you're)(?!.*\b(\d|willing|ok|okay|fine|happy with|member"
+  r"|also (want|look)|looking|insist|urgent|want the agent"
+  r"|want to (cancel|be sure))\b)"
   r"|tool call|ground your|agent suggests|you are unsure",
   re.IGNORECASE,
 )
@@ -149,7 +151,7 @@ _EMPTY = frozenset(
 )
 _ME_AFTER = re.compile(
   r"\b(asks?|asking|tells?|told|gives?|gave|informs?|lets?|let|helps?|help"
-  r"|allows?|for|to|with|from|of|on|refund|charge|corrects?|pay|upgrade|cause[sd]?"
+  r"|allows?|for|to|with|from|of|on|refund|charge|corrects?|pay|upgrade|cause[sd]?|saves?"
   r"|compensate) you\b",
   re.IGNORECASE,
 )
@@ -169,7 +171,7 @@ _PERSON = (
 
 
 def first_person(text: str) -> str:
-  """ "You want your bag" -> "I want my bag". Ids and numbers stay as written."""
+  """ "You want your bag" -> "I want my bag". Ids stay as they are written."""
   text = _ME_AFTER.sub(lambda m: m.group(1) + " me", " ".join(text.split()))
   for pattern, word in _PERSON:
     text = re.sub(pattern, word, text, flags=re.IGNORECASE)
@@ -215,8 +217,8 @@ def read(scenario: Scenario) -> tuple[str, list[Clause]]:
   reason = [
     part
     for sentence in speech.sentences(scenario.reason_for_call)
-    if not _MANNER.search(sentence)
     for part in cut.split(sentence)
+    if not _MANNER.search(part)
   ]
   later = [clause(s) for s in reason]
   opening = [c for c in later if not c.gate]
@@ -224,7 +226,7 @@ def read(scenario: Scenario) -> tuple[str, list[Clause]]:
   told = speech.sentences(scenario.task_instructions or "")
   rest += [clause(s) for s in told if not _DIRECTION.search(s)]
   rest = [c for c in rest if not _FAREWELL.search(c.spoken)]
-  words = " ".join(c.spoken for c in opening or later)
+  words = " ".join(re.sub(r"(\w)$", r"\1.", c.spoken) for c in opening or later)
   return words, [c for c in rest if c not in opening]
 
 

@@ -1,0 +1,287 @@
+"""Demonstrations from gold actions of train tasks: look-ups first, then gold.
+
+A demonstrator drives the same choices as a learner (`actions.State`), so every
+decision of a demonstration is one the learner could have made: an action that
+no sequence of choices makes is left out and reported. Steered so that what to
+do next depends on what has been seen as far as it can: identify the user, open
+everything the profile lists, hear the user out, then act.
+
+`run` accepts tasks of any split, because the ceiling of an agent confined to
+these choices is measured on test tasks, too. `train_only` guards learning: it
+refuses anything that is not of the train split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jax_cl.tasks import actions, env as env_lib, stream
+from jax_cl.types import Decision, Episode, TaskSpec, Turn
+
+Plan = Iterator[tuple[str, Mapping[str, Any]]]
+Record = Callable[[actions.State, actions.Choice, int], Decision]
+MAX_CLAUSES = 8  # times the user is asked for more
+
+
+def train_only(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
+  """The specs, or an error: nothing is learned from val or test tasks."""
+  specs = tuple(specs)
+  for s in specs:
+    if s.split != "train":
+      raise ValueError(
+        f"task {s.task_id!r} of {s.domain} is a {s.split} task: "
+        "demonstrations come from the train split alone"
+      )
+  return specs
+
+
+def vocabulary(domain: stream.Domain) -> dict[str, tuple[Any, ...]]:
+  """Constants of free-text parameters: "<tool>.<parameter>" -> values.
+
+  Values of train gold that two or more train tasks use and that the domain's
+  policy or schemas spell out. Val and test gold is not read.
+  """
+  texts = [domain.policy, *(t.description for t in domain.tools)]
+  texts += [t.description for t in domain.user_tools]
+  rules = " ".join(texts).lower()
+  groups = {f for fields in actions.GROUPS.values() for f in fields}
+  pointed = {*actions.PARAMS, *actions.CONSTANTS, *groups}
+  uses: dict[tuple[str, Any], set[str]] = {}
+  for spec in domain.splits["train"]:
+    for action in gold(spec):
+      for name, value in action.arguments.items():
+        if isinstance(value, str) and name not in pointed:
+          uses.setdefault((f"{action.name}.{name}", value), set()).add(
+            spec.task_id
+          )
+  out: dict[str, list[Any]] = {}
+  for (name, value), tasks in uses.items():
+    if len(tasks) > 1 and value.lower() in rules:
+      out.setdefault(name, []).append(value)
+  return {k: tuple(sorted(v)) for k, v in out.items()}
+
+
+def gold(spec: TaskSpec) -> list[Any]:
+  """tau2's gold actions of a task."""
+  criteria = stream.task(spec).evaluation_criteria
+  return list(criteria.actions or ()) if criteria else []
+
+
+def requires_write(spec: TaskSpec) -> bool:
+  """Some gold action changes something."""
+  domain = stream.load(spec.domain, solo=spec.solo)
+  kinds = {t.name: t.kind for t in (*domain.tools, *domain.user_tools)}
+  return any(kinds.get(a.name) == "write" for a in gold(spec))
+
+
+def run(
+  spec: TaskSpec,
+  env: env_lib.Env,
+  state: actions.State,
+  record: Record | None = None,
+) -> Episode:
+  """One demonstration.
+
+  `record` makes the Decision of a choice before it is taken. The episode's
+  info holds "unexpressible": the actions no choice could make.
+  """
+  observe(env, state, env.reset())
+  decisions: list[Decision] = []
+  missing: list[str] = []
+  plan = PLANS.get(spec.domain, _generic)(spec, env, state)
+  for name, arguments in plan:
+    try:
+      path = state.path_to(name, arguments)
+    except actions.Unexpressible as e:
+      missing.append(str(e))
+      continue
+    turn = None
+    for index in path:
+      choice = state.choice()
+      if record is not None:
+        decisions.append(record(state, choice, index))
+      turn = state.choose(index)
+    assert turn is not None, (name, arguments)
+    observe(env, state, env.step(turn))
+    if env.done:
+      break
+  info = {"unexpressible": tuple(missing), "demonstration": True}
+  if not env.done:  # a plan that ends too early is data, not a crash
+    return Episode(
+      spec, env.turns, _unfinished(), "max_steps", tuple(decisions), info
+    )
+  return env.episode(decisions, info)
+
+
+def _unfinished():
+  from jax_cl.types import Verdict
+
+  return Verdict(0.0, {}, (), "the plan ended before the episode")
+
+
+def observe(
+  env: env_lib.Env, state: actions.State, turns: Sequence[Turn]
+) -> None:
+  """Shows the state what happened; in solo mode, the ticket first."""
+  if env.ticket is not None and not state.user_texts:
+    state.read_ticket(env.ticket)
+  state.observe(turns)
+
+
+# ----------------------------------------------------------------------- plans
+def _say(name: str, **arguments) -> tuple[str, dict[str, Any]]:
+  return f"say:{name}", arguments
+
+
+def _each(state: actions.State, type: str, tool: str, slot: str) -> Plan:
+  """Opens every entity of a type, also those that turn up meanwhile."""
+  while True:
+    used = state.used.get((tool, slot), set())
+    new = [e for e in state.seen.of(type) if e.key not in used]
+    if not new:
+      return
+    before = len(used)
+    yield tool, {slot: new[0].value}
+    if len(state.used.get((tool, slot), ())) == before:
+      return  # it could not be said
+
+
+def _hear_out(state: actions.State) -> Plan:
+  """Asks for details until the user has nothing new to say."""
+  for _ in range(MAX_CLAUSES):
+    before = len(state.user_texts)
+    yield _say("ask:details")
+    if len(state.user_texts) == before:
+      return
+
+
+def _finish(env: env_lib.Env) -> Plan:
+  while not env.done:
+    yield _say("done")
+
+
+def _informs(spec: TaskSpec, state: actions.State) -> Plan:
+  criteria = stream.task(spec).evaluation_criteria
+  wanted = list(criteria.communicate_info or ()) if criteria else []
+  known = {str(e.value): e.value for e in state.seen.of("value")}
+  values = [known[w] for w in wanted if w in known]
+  for i in range(0, len(values), actions.MAX_INFORM):
+    yield _say("inform", values=values[i : i + actions.MAX_INFORM])
+
+
+def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
+  """Gold actions in order, look-ups or the rest, each asked for once."""
+  domain = stream.load(spec.domain, solo=spec.solo)
+  kinds = {t.name: t.kind for t in domain.tools}
+  asked = set(state.history)
+  for a in gold(spec):
+    if a.requestor != "assistant" or a.name == "calculate":
+      continue
+    if (kinds.get(a.name) == "read") != reads:
+      continue
+    call = (a.name, actions.entities.key_of(a.arguments))
+    if reads and call in asked:
+      continue
+    asked.add(call)
+    if a.name == "get_product_details" and not _known(state, a):
+      yield "list_all_product_types", {}
+    known = {k: v for k, v in actions.CONSTANTS.items() if k in a.arguments}
+    yield a.name, {**a.arguments, **known}
+    if a.name == "transfer_to_human_agents":
+      yield _say("transfer")
+
+
+def _known(state: actions.State, action: Any) -> bool:
+  key = actions.entities.key_of(action.arguments["product_id"])
+  return key in state.seen.by_type.get("product", {})
+
+
+def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
+  seen = state.seen
+  if not seen.of("email"):
+    yield _say("ask:name_zip")
+  if not seen.of("email") and not (seen.of("zip") and seen.of("person")):
+    yield _say("ask:email")
+  first = [a for a in gold(spec) if a.name == "find_user_id_by_name_zip"]
+  if seen.of("email"):
+    yield "find_user_id_by_email", {"email": seen.of("email")[0].value}
+  elif first:
+    yield first[0].name, first[0].arguments
+  elif seen.of("person") and seen.of("zip"):
+    person, zip_code = seen.of("person")[0].value, seen.of("zip")[0].value
+    yield "find_user_id_by_name_zip", {**person, "zip": zip_code}
+  yield from _each(state, "user", "get_user_details", "user_id")
+  yield from _each(state, "order", "get_order_details", "order_id")
+  yield from _hear_out(state)
+  for a in gold(spec):  # products whose variants will be chosen
+    for item in a.arguments.get("item_ids", ()):
+      if "new_item_ids" in a.arguments:
+        yield from _open_product(state, item)
+  yield from _act_on_gold(spec, state, reads=True)
+  yield from _informs(spec, state)
+  yield from _settle(spec, env, state)
+
+
+def _open_product(state: actions.State, item_id: str) -> Plan:
+  tool, slot = "get_product_details", "product_id"
+  used = state.used.get((tool, slot), set())
+  item = state.seen.by_type.get("item", {}).get(
+    actions.entities.key_of(item_id)
+  )
+  for product in state.seen.of("product"):
+    if item and product.id in item.links and product.key not in used:
+      yield tool, {slot: product.value}
+      return
+
+
+def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
+  if not state.seen.of("user"):
+    yield _say("ask:user_id")
+  yield from _each(state, "user", "get_user_details", "user_id")
+  tool = "get_reservation_details"
+  yield from _each(state, "reservation", tool, "reservation_id")
+  yield from _hear_out(state)
+  yield from _act_on_gold(spec, state, reads=True)
+  yield from _informs(spec, state)
+  yield from _settle(spec, env, state)
+
+
+def _settle(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
+  """Confirms, does what is to be done, closes."""
+  writes = [a for a in gold(spec) if a.requestor == "assistant"]
+  domain = stream.load(spec.domain, solo=spec.solo)
+  kinds = {t.name: t.kind for t in domain.tools}
+  if any(kinds.get(a.name) == "write" for a in writes):
+    yield _say("confirm")
+  yield from _act_on_gold(spec, state, reads=False)
+  yield from _informs_left(spec, state)
+  yield from _finish(env)
+
+
+def _informs_left(spec: TaskSpec, state: actions.State) -> Plan:
+  """Values that only the actions themselves brought up."""
+  said = {
+    v for name, args in state.history if name == "say:inform"
+    for v in json.loads(args)["values"]
+  }  # fmt: skip
+  for name, arguments in _informs(spec, state):
+    values = [v for v in arguments["values"] if v not in said]
+    if values:
+      yield name, {"values": values}
+
+
+def _generic(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
+  """Any other domain: hear the user out, gold in order, close."""
+  if not spec.solo:
+    yield from _hear_out(state)
+  for reads in (True, False):
+    yield from _act_on_gold(spec, state, reads)
+  yield from _finish(env)
+
+
+PLANS: dict[str, Callable[[TaskSpec, env_lib.Env, actions.State], Plan]] = {
+  "retail": _retail,
+  "airline": _airline,
+}
