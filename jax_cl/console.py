@@ -126,16 +126,17 @@ class Console:
     domains = results["domains"]
     width = max(10, *(len(d) for d in domains), 0)
     names = ["start"] + [s["name"] for s in results["stages"]]
-    left = max(12, *(len(f"{i}: {n}") for i, n in enumerate(names)))
+    left = max(18, *(len(f"{i}: {n}") for i, n in enumerate(names)))
     self.say(f"\nReward on {split} after each stage (rows) by domain (columns)")
     self.say(" " * left + "".join(f"  {d:>{width}}" for d in domains))
     for i, row in enumerate(scores["matrix"]):
       name = "start" if i == 0 else f"{i - 1}: {names[i]}"
       cells = "".join(f"  {_cell(x):>{width}}" for x in row)
       self.say(f"{name:<{left}}{cells}")
-    for name, per in results.get("references", {}).items():
-      cells = "".join(f"  {_cell(per.get(d)):>{width}}" for d in domains)
-      self.say(f"{'(' + name + ')':<{left}}{cells}")
+    for name, per in (results.get("references") or {}).items():
+      if per := per.get(split):
+        cells = "".join(f"  {_cell(per.get(d)):>{width}}" for d in domains)
+        self.say(f"{'(' + name + ')':<{left}}{cells}")
     self.say("")
     for name, value in scores["metrics"].items():
       interval = scores.get("intervals", {}).get(name)

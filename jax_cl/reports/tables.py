@@ -1,0 +1,325 @@
+"""Results as blocks of text: what a report says, whatever it is written in.
+
+`run(results)` and `comparison(comparison)` return blocks that `markdown` and
+`html` render. Inputs are the dicts of `results.json` and `compare.json`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Results = Mapping[str, Any]
+
+# What a reader should know before comparing a number with somebody else's.
+NOTES = (
+  "The maximum over noisy evaluations biases `forgetting` upward; the baseline "
+  "of `fwt_zero_shot` is the starting policy; `learning_gain` trains on the "
+  "domain itself, so it is not transfer."
+)
+
+
+class Heading(NamedTuple):
+  text: str
+  level: int = 2
+
+
+class Text(NamedTuple):
+  text: str  # `code` and **bold** are the only marks
+
+
+class Table(NamedTuple):
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+
+
+class Image(NamedTuple):
+  file: str  # beside the report
+  alt: str
+
+
+class Code(NamedTuple):
+  text: str
+
+
+Block = Heading | Text | Table | Image | Code
+
+
+def number(x: Any, digits: int = 3, sign: bool = False) -> str:
+  """`.423`-like cells; a dash where there is no number."""
+  if x is None or not math.isfinite(x):
+    return "–"
+  return format(x, f"{'+' if sign else ''}.{digits}f")
+
+
+def with_interval(mean, low=None, high=None, sign: bool = False) -> str:
+  text = number(mean, sign=sign)
+  if low is None or high is None or mean is None:
+    return text
+  return f"{text} [{number(low, sign=sign)}, {number(high, sign=sign)}]"
+
+
+def title(results: Results) -> str:
+  stream = " → ".join(s["name"] for s in results["stages"])
+  return f"{results['method']} on {stream}, seed {results['seed']}"
+
+
+def matrix(results: Results, split: str, key: str = "matrix") -> Table:
+  """Stages down, domains across; own stages bold; floors and ceilings below."""
+  scores, domains = results[split], results["domains"]
+  rows = []
+  for i, cells in enumerate(scores[key]):
+    name = "start" if i == 0 else f"{i - 1}: {results['stages'][i - 1]['name']}"
+    row = []
+    for j, x in enumerate(cells):
+      text = number(x)
+      if key == "matrix" and (se := scores["se"][i][j]) is not None:
+        text += f" ± {number(se)}"
+      trained = i and domains[j] in results["stages"][i - 1]["domains"]
+      row.append(f"**{text}**" if trained else text)
+    rows.append([name, *row])
+  if key == "matrix":
+    for name, per in references(results, split).items():
+      rows.append([f"({name})", *(number(per.get(d)) for d in domains)])
+  return Table(["after stage", *domains], rows)
+
+
+def references(results: Results, split: str) -> dict[str, Mapping[str, float]]:
+  """Scores of fixed policies on this split: name -> domain -> score."""
+  found = results.get("references") or {}
+  return {k: v[split] for k, v in found.items() if v.get(split)}
+
+
+def metric_table(scores: Mapping[str, Any]) -> Table:
+  rows = [
+    [f"`{k}`", with_interval(v, *scores["intervals"].get(k, ()))]
+    for k, v in scores["metrics"].items()
+    if v is not None
+  ]
+  return Table(["metric", "value [95% interval]"], rows)
+
+
+def history(results: Results, split: str) -> Table:
+  """The metrics after every stage, over the domains seen by then."""
+  steps = results[split]["history"]
+  names = list(steps[0]) if steps else []
+  rows = [
+    [f"{i}: {results['stages'][i]['name']}", *(number(s[n]) for n in names)]
+    for i, s in enumerate(steps)
+  ]
+  return Table(["after stage", *(f"`{n}`" for n in names)], rows)
+
+
+def by_domain(results: Results, split: str) -> Table:
+  """The final policy, domain by domain."""
+  scores = results[split]
+  last = lambda key, j: scores[key][-1][j]
+  ks = [k for k in scores["pass_hat_k"] if k != "1"]
+  rows = []
+  for j, d in enumerate(results["domains"]):
+    rows.append(
+      [
+        d,
+        f"{scores['tasks'][d]} ({scores['episodes'][d]})",
+        number(last("matrix", j)),
+        number(last("pass", j)),
+        *(number(scores["pass_hat_k"][k][-1][j]) for k in ks),
+        number(scores["write_only"]["matrix"][-1][j])
+        + f" ({scores['write_only']['tasks'][d]} tasks)",
+        number(last("tool_accuracy", j)),
+        number(last("argument_accuracy", j)),
+      ]
+    )
+  header = ["domain", "tasks (episodes)", "reward", "pass"]
+  header += [f"pass^{k}" for k in ks]
+  header += ["reward where a write is required", "tool acc.", "argument acc."]
+  return Table(header, rows)
+
+
+def protocol(found: Mapping[str, Any] | None) -> list[Block]:
+  """The named settings a score carries, in two lines."""
+  if not found:
+    return []
+  text = f"Protocol `{found.get('name', 'unnamed')}`"
+  if digest := found.get("data_hash"):
+    text += f", data `{str(digest)[:16]}`"
+  blocks: list[Block] = [Text(text + ".")]
+  if note := found.get("note"):
+    blocks.append(Text(note))
+  return blocks
+
+
+def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
+  """The report of one run."""
+  split = "test" if "test" in results else "val"
+  scores = results[split]
+  blocks: list[Block] = [Heading(title(results), 1)]
+  blocks += protocol(results.get("protocol"))
+  blocks += [
+    Heading(f"Reward on {split}"),
+    Image("matrix.png", f"reward on {split} after each stage, by domain"),
+    matrix(results, split),
+    Text(
+      "Each cell is the mean over tasks ± its standard error; **bold** where "
+      "the stage trained on the domain. Lines in parentheses are fixed "
+      "policies: floors that cost nothing to reach, and ceilings."
+    ),
+  ]
+  if scores["failures"]:
+    blocks.append(
+      Text(
+        f"{scores['failures']} episodes failed for reasons outside the agent; "
+        "they are left out, not counted as 0."
+      )
+    )
+  blocks += [
+    Heading("Transfer"),
+    metric_table(scores),
+    Text(NOTES),
+    Text(
+      "Intervals are a bootstrap over tasks; one run says nothing of the "
+      "spread between seeds and orders, which `python -m jax_cl.compare` "
+      "measures."
+    ),
+    Heading("Learning curves"),
+    Image("curves.png", "reward by domain over the stream"),
+    Heading("After every stage"),
+    history(results, split),
+    Heading("The final policy"),
+    by_domain(results, split),
+    Heading("Tasks that require a write"),
+    metric_table(scores["write_only"]),
+  ]
+  if split == "test" and "val" in results:
+    blocks += [
+      Heading("Validation"),
+      matrix(results, "val"),
+      Text("Every choice was made here; test was read for the matrix alone."),
+    ]
+  blocks += [
+    Heading("Again"),
+    Code(
+      f"python -m jax_cl.evaluate --workdir={workdir} --stage=0  # one row\n"
+      f"python -m jax_cl.metrics --workdir={workdir}             # all metrics"
+    ),
+  ]
+  return blocks
+
+
+# ----------------------------------------------------------------- comparisons
+
+HEADLINE = (
+  "average_performance",
+  "forgetting",
+  "backward_transfer",
+  "plasticity",
+)
+
+
+def estimate(e: Mapping[str, Any] | None, sign: bool = False) -> str:
+  if not e:
+    return "–"
+  return with_interval(e["mean"], e["low"], e["high"], sign=sign)
+
+
+def methods(comparison: Mapping[str, Any], key: str = "metrics") -> Table:
+  """A row a method, with intervals over tasks and runs; floors below."""
+  rows = []
+  for name, m in comparison["methods"].items():
+    cells = [estimate(m[key].get(h)) for h in HEADLINE]
+    rows.append([name, str(len(m["runs"])), *cells])
+  if key == "metrics":
+    for name, average in comparison["floors"].items():
+      blank = [""] * (len(HEADLINE) - 1)
+      rows.append([f"({name})", "", number(average), *blank])
+  return Table(["method", "runs", *(f"`{h}`" for h in HEADLINE)], rows)
+
+
+def differences(comparison: Mapping[str, Any]) -> Table:
+  """Paired differences from the baseline, the A/A repeat among them."""
+  rows = []
+  for name, d in comparison["differences"].items():
+    for h in HEADLINE:
+      if e := d.get(h):
+        # The p stands alone: fewer than six pairs cannot reach .05.
+        p = "–" if e["p"] is None else number(e["p"])
+        rows.append(
+          [
+            name,
+            f"`{h}`",
+            estimate(e, True),
+            number(e["sd_runs"]),
+            p,
+            str(e["runs"]),
+          ]
+        )
+  header = ["method", "metric", "difference [95%]", "sd of runs"]
+  return Table([*header, "sign-flip p", "pairs"], rows)
+
+
+def comparison(found: Mapping[str, Any]) -> list[Block]:
+  """The report of `python -m jax_cl.compare`."""
+  split = found["split"]
+  blocks: list[Block] = [Heading(found["title"], 1)]
+  blocks += protocol(found.get("protocol"))
+  blocks += [
+    Text(
+      f"Reward on {split}; {len(found['orders'])} orders x "
+      f"{len(found['seeds'])} seeds. Intervals (95%) resample tasks within "
+      "each domain and runs, paired on task ids and on seed x order."
+    ),
+    Image("methods.png", "average performance and forgetting by method"),
+    methods(found),
+    Heading(f"Against {found['baseline']}"),
+    differences(found),
+    Text(
+      "A difference is one only if its interval leaves out what the A/A "
+      "repeat shows: the same method run again with other seeds."
+      if found["aa"]
+      else "No A/A repeat was run (`--repeat_aa`), so the noise between two "
+      "runs of one method is not shown."
+    ),
+    Heading("After each stage"),
+    Image("matrices.png", "reward after each stage, by method"),
+    Heading("Learning curves"),
+    Image("curves.png", "average reward over the stream, by method"),
+    Heading("On tasks that require a write"),
+    methods(found, "write_only"),
+  ]
+  extra = {k: v for k, v in found.get("references_of_runs", {}).items() if v}
+  if extra:
+    blocks += [
+      Heading("Against other streams"),
+      Table(
+        ["method", *(f"`{h}`" for h in extra)],
+        [
+          [name, *(estimate(extra[h].get(name), True) for h in extra)]
+          for name in found["methods"]
+        ],
+      ),
+    ]
+  if found["failures"]:
+    blocks += [
+      Heading("Runs that failed"),
+      Table(
+        ["run", "error"], [[f["run"], f["error"]] for f in found["failures"]]
+      ),
+    ]
+  rows = [
+    [
+      name,
+      r["order"],
+      str(r["seed"]),
+      *(number(r["metrics"][h]) for h in HEADLINE),
+    ]
+    for name, m in found["methods"].items()
+    for r in m["runs"]
+  ]
+  blocks += [
+    Heading("Every run"),
+    Table(["method", "order", "seed", *(f"`{h}`" for h in HEADLINE)], rows),
+    Heading("Again"),
+    Code(found["command"]),
+  ]
+  return blocks
