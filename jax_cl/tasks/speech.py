@@ -22,6 +22,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from jax_cl.types import ToolCall, Turn
+
 STOP = "###STOP###"
 TRANSFER = "###TRANSFER###"
 
@@ -266,6 +268,18 @@ def request(tool: str, arguments: Mapping[str, Any]) -> str:
   if tool not in REQUESTS:
     return _order(tool, arguments)
   return say(f"request:{tool}", *(arguments[p] for p in REQUESTS[tool][0]))
+
+
+def turn(act: Act, solo: bool, call_id: str) -> Turn:
+  """An act as the agent's turn. Solo agents hold the user's tools."""
+  if act.by == "agent" or (act.by == "user" and solo):
+    call = ToolCall(call_id, act.name, dict(act.arguments))
+    return Turn("assistant", tool_calls=(call,))
+  if act.by == "user":
+    return Turn("assistant", request(act.name, act.arguments))
+  if solo:  # there is nobody to speak to: whatever is said, it is over
+    return Turn("assistant", STOP)
+  return Turn("assistant", say(act.name, *act.arguments.values()))
 
 
 class Heard(NamedTuple):

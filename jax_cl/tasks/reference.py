@@ -1,0 +1,178 @@
+"""Policies to compare a learner with: floors, chance, and two ceilings.
+
+`make(name, seed)` returns a factory; a policy lives for one episode and is
+called with the environment: `policy(env) -> Turn`.
+
+  do_nothing       says that it is done, and nothing else
+  always_transfer  hands every user to a human
+  random           schema-valid calls on ids it has seen
+  oracle           performs the gold actions; the only one that sees them
+  telecom_manual   follows tau2's tech-support manual; sees what an agent sees
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jax_cl.tasks import speech, stream, telecom_manual
+from jax_cl.tasks.env import Env
+from jax_cl.tasks.speech import Act
+from jax_cl.types import ToolSchema, Turn
+
+Policy = Callable[[Env], Turn]
+
+
+def make(name: str, seed: int = 0) -> Callable[[], Policy]:
+  """A factory of policies, one for each episode."""
+  if name not in POLICIES:
+    raise ValueError(speech.nearest(name, POLICIES, "reference policy"))
+  acts = POLICIES[name]
+  # Each episode of a seed differs, and the whole sequence repeats.
+  seeds = random.Random(seed)
+  return lambda: _Acting(acts, random.Random(seeds.getrandbits(32)))
+
+
+class _Acting:
+  """Turns a generator of acts into a policy; when it ends, "done" goes on."""
+
+  def __init__(
+    self,
+    acts: Callable[[Env, random.Random], Iterator[Act]],
+    rng: random.Random,
+  ):
+    self._make, self._rng = acts, rng
+    self._acts: Iterator[Act] | None = None
+    self._calls = 0
+
+  def __call__(self, env: Env) -> Turn:
+    if self._acts is None:
+      self._acts = self._make(env, self._rng)
+    act = next(self._acts, Act.message("done"))
+    self._calls += 1
+    return speech.turn(act, env.spec.solo, f"call_{self._calls}")
+
+
+def do_nothing(env: Env, rng: random.Random) -> Iterator[Act]:
+  """Lets the user stop. tau2's table of floors calls this do-nothing."""
+  yield Act.message("done")
+
+
+_TRANSFER = Act(
+  "agent", "transfer_to_human_agents", {"summary": telecom_manual.SUMMARY}
+)
+
+
+def always_transfer(env: Env, rng: random.Random) -> Iterator[Act]:
+  yield _TRANSFER
+  yield Act.message("transfer")
+
+
+def oracle(env: Env, rng: random.Random) -> Iterator[Act]:
+  """The gold actions in their order, then what is to be communicated.
+
+  Writes are confirmed first, the user's actions are asked for (in solo mode
+  called). A transfer is announced at the end, when everything else is said.
+  """
+  criteria = stream.task(env.spec).evaluation_criteria
+  kinds = {t.name: t.kind for t in env.domain.tools}
+  transferred = False
+  for action in (criteria and criteria.actions) or ():
+    by = "user" if action.requestor == "user" else "agent"
+    if by == "agent" and kinds.get(action.name) == "write":
+      if not env.spec.solo:
+        yield Act.message("confirm", action.name)
+    transferred |= action.name == _TRANSFER.name
+    yield Act(by, action.name, action.arguments)
+  told = list((criteria and criteria.communicate_info) or ())
+  for i in range(0, len(told), 3):
+    if not env.spec.solo:
+      yield Act.message("inform", *told[i : i + 3])
+  if transferred:
+    yield Act.message("transfer")
+
+
+def manual(env: Env, rng: random.Random) -> Iterator[Act]:
+  """Telecom only: see `telecom_manual`."""
+  if env.spec.domain != "telecom":
+    raise ValueError(f"telecom_manual is for telecom, not {env.spec.domain!r}")
+  while True:
+    # What an agent sees: all words, and results of its own calls.
+    seen = (
+      t
+      for t in env.turns
+      if not (t.role == "user" and t.tool_calls) and t.requestor != "user"
+    )
+    yield telecom_manual.next_act(telecom_manual.observe(seen, env.ticket))
+
+
+def wander(env: Env, rng: random.Random) -> Iterator[Act]:
+  """Up to ten random calls or requests, then the end."""
+  tools = [*env.domain.tools, *env.domain.user_tools]
+  tools = [t for t in tools if t.name != _TRANSFER.name]
+  for _ in range(rng.randint(1, 10)):
+    tool = rng.choice(tools)
+    words = [t.content or "" for t in env.turns] + [env.ticket or ""]
+    arguments = _fill(tool, sorted(set(_ID.findall(" ".join(words)))), rng)
+    if tool.owner == "user" and tool.name not in speech.REQUESTS:
+      continue  # set_apn_settings takes an object that nobody says
+    yield Act("user" if tool.owner == "user" else "agent", tool.name, arguments)
+
+
+# Whatever carries a digit: ids, dates, phone numbers, amounts.
+_ID = re.compile(r"#?[A-Za-z_]*\d[\w@.-]*")
+
+
+def _fill(
+  tool: ToolSchema, seen: list[str], rng: random.Random
+) -> dict[str, Any]:
+  root = tool.parameters
+  names = root.get("required", ())
+  arguments = {n: _value(root["properties"][n], root, seen, rng) for n in names}
+  for name in set(arguments) & set(speech.CHOICES):
+    arguments[name] = rng.choice(speech.CHOICES[name])
+  if tool.name == "set_network_mode_preference":
+    arguments["mode"] = rng.choice(speech.CHOICES["mode"])
+  return arguments
+
+
+def _value(
+  schema: Mapping[str, Any],
+  root: Mapping[str, Any],
+  seen: list[str],
+  rng: random.Random,
+) -> Any:
+  """A random value that fits a JSON schema; strings are ids seen so far."""
+  if "$ref" in schema:
+    schema = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+  if "anyOf" in schema:
+    return _value(rng.choice(schema["anyOf"]), root, seen, rng)
+  if "enum" in schema:
+    return rng.choice(schema["enum"])
+  kind = schema.get("type")
+  if kind == "array":
+    items = [_value(schema.get("items", {}), root, seen, rng)]
+    return items * rng.randint(0, 2)
+  if kind == "object":
+    fields = schema.get("properties", {})
+    return {k: _value(v, root, seen, rng) for k, v in fields.items()}
+  if kind == "boolean":
+    return rng.random() < 0.5
+  if kind == "integer":
+    return rng.randint(0, 3)
+  if kind == "number":
+    return round(rng.uniform(0, 100), 2)
+  if kind == "null":
+    return None
+  return rng.choice(seen) if seen else "unknown"
+
+
+POLICIES = {
+  "do_nothing": do_nothing,
+  "always_transfer": always_transfer,
+  "random": wander,
+  "oracle": oracle,
+  "telecom_manual": manual,
+}
