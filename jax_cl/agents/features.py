@@ -104,6 +104,19 @@ class Featurizer:
       return np.zeros((0, self.width), np.float32)
     return np.stack([self.cache[t] for t in texts])
 
+  def prefetch(self, states: Sequence[actions.State]) -> None:
+    """Embeds what several episodes will ask for in one call."""
+    texts: list[str] = []
+    for s in states:
+      if s.act is None:
+        texts += s.user_texts + s.last_result
+        texts += [t for ts in s.reports.values() for t in ts]
+      else:
+        slot = s.choice().slot
+        texts += s.user_texts
+        texts += [_text(e) or "nothing" for e in s.candidates(slot)]
+    self.vectors(texts)
+
   def phi(self, state: actions.State, mask: Sequence[bool]) -> np.ndarray:
     """float32[blocks * width + 1], the last entry is 1."""
     out = np.zeros((len(BLOCKS), self.width), np.float32)

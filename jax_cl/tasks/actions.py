@@ -271,6 +271,7 @@ class State:
     self.allowed = [a.name in names for a in space.acts]
     self.seen = entities.Seen()
     self.user_texts: list[str] = []  # every sentence the user has said
+    self.all_texts: dict[str, None] = {}  # whatever may be embedded
     self.last_user: list[str] = []
     self.last_result: list[str] = []
     self.reports: dict[str, list[str]] = {}  # act -> texts of its last answer
@@ -288,6 +289,7 @@ class State:
       self.turn += 1
       if t.role == "user" and t.content:
         self.last_user = sentences(t.content)
+        self.all_texts.update(dict.fromkeys(self.last_user))
         self.user_texts += [
           x for x in self.last_user if x not in self.user_texts
         ]
@@ -297,6 +299,7 @@ class State:
       elif t.role == "tool" and t.requestor != "user":
         content = t.content or ""
         self.last_result = leaf_texts(content)
+        self.all_texts.update(dict.fromkeys(self.last_result))
         if self.history:
           self.reports[self.history[-1][0]] = self.last_result
           self.errors[-1] = t.error
