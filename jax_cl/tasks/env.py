@@ -6,13 +6,20 @@ those of `tau2.orchestrator.Orchestrator` with `validate_communication=True`.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_cl.tasks import rewards, schema, store, stream
-from jax_cl.types import Decision, Episode, TaskSpec, Turn, User, Verdict
+from jax_cl.types import (
+  Decision,
+  Episode,
+  TaskSpec,
+  ToolCall,
+  Turn,
+  User,
+  Verdict,
+)
 
 GREETING = "Hi! How can I help you today?"
 STOP = "###STOP###"
@@ -115,7 +122,7 @@ class Env:
     start = len(self._turns)
     # tau2 asks a solo agent for its first message before it counts steps.
     first = self.spec.solo and not self._turns
-    turn = self._say(self._coerced(turn))
+    turn = self._say(self._coerced(turn, "assistant"))
     self._steps += not first
     if _malformed(turn):
       self.termination = "agent_error"
@@ -186,8 +193,7 @@ class Env:
     while not self.done:
       news = [t for t in self._turns[self._heard :] if _audible(t)]
       self._heard = len(self._turns)
-      turn = dataclasses.replace(self.user.reply(news), role="user")
-      turn = self._say(self._coerced(turn))
+      turn = self._say(self._coerced(self.user.reply(news), "user"))
       self._heard = len(self._turns)
       self._steps += 1
       if _malformed(turn):
@@ -208,15 +214,8 @@ class Env:
         call.name, call.arguments, call.requestor
       )
       self._errors += error
-      self._say(
-        Turn(
-          "tool",
-          content,
-          call_id=call.id,
-          requestor=call.requestor,
-          error=error,
-        )
-      )
+      answer = Turn("tool", content, (), call.id, call.requestor, error)
+      self._say(answer)
     self._steps += 1
 
   def _settle(self) -> None:
@@ -233,26 +232,28 @@ class Env:
     """Records a turn with a time of its own: tau2 sorts trajectories by it."""
     now = datetime.datetime.now()
     self._clock = now if now > self._clock else self._clock + _TICK
-    turn = dataclasses.replace(
-      turn, timestamp=self._clock.isoformat(timespec="microseconds")
+    turn = Turn(
+      turn.role,
+      turn.content,
+      turn.tool_calls,
+      turn.call_id,
+      turn.requestor,
+      turn.error,
+      self._clock.isoformat(timespec="microseconds"),
     )
     self._turns.append(turn)
     return turn
 
-  def _coerced(self, turn: Turn) -> Turn:
+  def _coerced(self, turn: Turn, role: str) -> Turn:
     """Its calls as the speaker's, with arguments coerced by the schemas."""
-    if not turn.tool_calls:
-      return turn
-    tools = self.domain.parameters[turn.role]
-    calls = (
-      dataclasses.replace(
-        call,
-        requestor=turn.role,
-        arguments=schema.coerce(tools.get(call.name), call.arguments),
+    tools = self.domain.parameters[role]
+    calls = tuple(
+      ToolCall(
+        c.id, c.name, schema.coerce(tools.get(c.name), c.arguments), role
       )
-      for call in turn.tool_calls
+      for c in turn.tool_calls
     )
-    return dataclasses.replace(turn, tool_calls=tuple(calls))
+    return Turn(role, turn.content, calls)
 
 
 def _malformed(turn: Turn) -> bool:
@@ -268,8 +269,6 @@ def _audible(turn: Turn) -> bool:
 
 def from_tau2(message: Any) -> Turn:
   """tau2's message as a turn."""
-  from jax_cl.types import ToolCall
-
   if message.role == "tool":
     return Turn(
       "tool",

@@ -8,7 +8,7 @@ Here the tools are tau2's own and run unchanged, but on a cheaper database:
     entities which hands out a private copy of an entity when it is first
     looked up, so that what changed is among what was looked up;
   telecom: small, full of lists, and every task begins with its own faults, so
-    the state after the task's initialisation is pickled once.
+    the state after the task's initialisation is kept and copied whole.
 
 A domain that tau2's registry knows and this module does not runs on the stock
 environment, with a warning.
@@ -16,13 +16,15 @@ environment, with a warning.
 
 from __future__ import annotations
 
+import copy
+import datetime
 import difflib
+import enum
 import functools
 import importlib
 import json
-import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,19 +110,49 @@ def read_json(path: Path) -> Any:
 # -------------------------------------------------------------- copy on write
 
 
+def clone(x: Any, memo: dict[int, Any]) -> Any:
+  """A deep copy of pydantic models, dicts and lists; aliases stay aliases.
+
+  Three times as fast as pickle, ten times as fast as `copy.deepcopy`.
+  """
+  cls = type(x)
+  if cls in _ATOMS:
+    return x
+  if cls is dict:
+    return {k: v if type(v) in _ATOMS else clone(v, memo) for k, v in x.items()}
+  if cls is list:
+    return [v if type(v) in _ATOMS else clone(v, memo) for v in x]
+  if isinstance(x, enum.Enum):
+    _ATOMS.add(cls)
+    return x
+  if not hasattr(x, "__pydantic_fields_set__"):
+    return copy.deepcopy(x, memo)
+  if id(x) in memo:
+    return memo[id(x)]
+  new = memo[id(x)] = cls.__new__(cls)
+  # What pydantic's `model_copy` does, without going through `copy`.
+  set_ = object.__setattr__
+  set_(new, "__dict__", clone(x.__dict__, memo))
+  set_(new, "__pydantic_fields_set__", set(x.__pydantic_fields_set__))
+  set_(new, "__pydantic_extra__", clone(x.__pydantic_extra__, memo))
+  set_(new, "__pydantic_private__", clone(x.__pydantic_private__, memo))
+  return new
+
+
+_ATOMS = {
+  *(str, int, float, bool, type(None), datetime.date, datetime.datetime)
+}
+
+
 class Rows:
-  """A table's shared entities, and their pickles once somebody asked."""
+  """A table's shared entities. Whatever is handed out is a copy."""
 
   def __init__(self, rows: Mapping[str, Any]):
     self.rows = dict(rows)
-    self._bytes: dict[str, bytes] = {}
     self._canonical: dict[str, str] = {}
 
   def copy(self, key: str) -> Any:
-    blob = self._bytes.get(key)
-    if blob is None:
-      blob = self._bytes[key] = pickle.dumps(self.rows[key], -1)
-    return pickle.loads(blob)
+    return clone(self.rows[key], {})
 
   def canonical(self, key: str) -> str | None:
     if key not in self.rows:
@@ -238,14 +270,31 @@ class World:
     self, name: str, arguments: Mapping[str, Any], requestor: str
   ) -> tuple[str, bool]:
     """(content, error) of a tool call, as `Environment.get_response` has it."""
+    environment = self.environment
+    tool = self._tool(name, requestor)
     try:
-      answer = self.environment.make_tool_call(
-        name, requestor=requestor, **arguments
-      )
-      self.environment.sync_tools()
+      if tool is None or not _CLASH.isdisjoint(arguments):
+        answer = environment.make_tool_call(
+          name, requestor=requestor, **arguments
+        )
+      else:
+        answer = tool(**arguments)
+      environment.sync_tools()
     except Exception as e:
       return f"Error: {e}", True
-    return self.environment.to_json_str(answer), False
+    return environment.to_json_str(answer), False
+
+  def _tool(self, name: str, requestor: str) -> Callable[..., Any] | None:
+    """The tool that `Environment.make_tool_call` would find, without building
+    dictionaries of bound methods; None is for tau2 to refuse."""
+    environment = self.environment
+    theirs = environment.user_tools
+    if theirs is not None and (requestor == "user") != environment.solo_mode:
+      if name in _tool_names(theirs):
+        return getattr(theirs, name)
+    if requestor == "assistant" and name in _tool_names(environment.tools):
+      return getattr(environment.tools, name)
+    return None
 
   def holds(self, assertion: Any) -> bool:
     """Whether an assertion is met. One that raises is not: what it asks for
@@ -261,6 +310,20 @@ class World:
     """Equal for two worlds of one task if and only if tau2's hashes are."""
     sides = (self.environment.tools, self.environment.user_tools)
     return [None if t is None else _state(t.db) for t in sides]
+
+
+# Argument names that tau2's own dispatch would trip over.
+_CLASH = frozenset({"tool_name", "requestor", "self"})
+
+
+def _tool_names(toolkit: Toolkit) -> frozenset[str]:
+  names = _names.get(type(toolkit))
+  if names is None:
+    names = _names[type(toolkit)] = frozenset(toolkit._func_tools)
+  return names
+
+
+_names: dict[type, frozenset[str]] = {}
 
 
 def _state(db: Any) -> Any:
@@ -323,12 +386,14 @@ class Store:
     if task.id not in self._prepared:
       world = self._prepare(task, False, safe)
       user = world.environment.user_tools
-      # One pickle, so that the phone's VPN and the default stay one object
-      # where `break_vpn` made them so.
-      self._prepared[task.id] = pickle.dumps(
-        (world.environment.tools.db, user.db, user.default_vpn_details), -1
-      )
-    db, user_db, vpn = pickle.loads(self._prepared[task.id])
+      self._prepared[task.id] = [
+        world.environment.tools.db,
+        user.db,
+        user.default_vpn_details,
+      ]
+    # Copied as one, so that the phone's VPN and the default stay one object
+    # where `break_vpn` made them so.
+    db, user_db, vpn = clone(self._prepared[task.id], {})
     return World(self._environment(db, user_db, solo, vpn), safe)
 
   def gold(self, task: Task) -> Any:
@@ -355,8 +420,8 @@ class Store:
     if self._tabled:
       db = self._fork(self._base_rows(task, data))
     else:
-      db = pickle.loads(pickle.dumps(self._db, -1))
-    user_db = pickle.loads(pickle.dumps(self._user_db, -1))
+      db = clone(self._db, {})
+    user_db = clone(self._user_db, {})
     environment = self._environment(db, user_db, solo)
     if data is not None and not self._tabled:
       if data.agent_data is not None:
@@ -394,33 +459,33 @@ class Store:
   ) -> Any:
     from tau2.environment.environment import Environment
 
-    tools = self._tools(db)
-    if self._user_tools is None:
-      environment = Environment(self.name, "", tools)
-    else:
-      user_tools = self._user_tools(user_db)
+    cls = Environment if user_db is None else self.module.TelecomEnvironment
+    environment = cls.__new__(cls)  # tau2's constructor reads no policy either
+    environment.domain_name = self.name
+    environment.policy = ""
+    environment.tools = self._tools(db)
+    environment.user_tools = None
+    environment.solo_mode = solo
+    if self._user_tools is not None:
+      environment.user_tools = self._user_tools(user_db)
       # tau2 keeps this on the class and `break_vpn` changes it in place: one
       # episode would spoil the VPN of all later ones.
-      user_tools.default_vpn_details = vpn or vpn_default(self._user_tools)
-      environment = self.module.TelecomEnvironment(
-        self.name, "", tools, user_tools
+      environment.user_tools.default_vpn_details = vpn or vpn_default(
+        self._user_tools
       )
-    environment.solo_mode = solo
     return environment
 
 
 @functools.cache
-def _vpn_bytes(toolkit: type) -> bytes:
+def _pristine_vpn(toolkit: type) -> Any:
   """The VPN default as tau2's source has it, whatever became of it since."""
   details = toolkit.default_vpn_details
-  fresh = details.model_copy(
-    update={"server_performance": type(details.server_performance)("excellent")}
-  )
-  return pickle.dumps(fresh, -1)
+  best = type(details.server_performance)("excellent")
+  return details.model_copy(update={"server_performance": best})
 
 
 def vpn_default(toolkit: type) -> Any:
-  return pickle.loads(_vpn_bytes(toolkit))
+  return clone(_pristine_vpn(toolkit), {})
 
 
 def _load_db(cls: Any, path: Path) -> Any:

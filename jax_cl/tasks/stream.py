@@ -130,6 +130,7 @@ def task(spec: TaskSpec) -> Any:
   return _task(spec.domain, spec.task_id)
 
 
+@functools.cache
 def scenario(spec: TaskSpec) -> Scenario:
   """What a user may know of a task."""
   user = task(spec).user_scenario
