@@ -138,16 +138,23 @@ def by_domain(results: Results, split: str) -> Table:
 
 
 def protocol(found: Mapping[str, Any] | None) -> list[Block]:
-  """The named settings a score carries, in two lines."""
+  """The named settings a score carries, and where the run departs from them."""
   if not found:
     return []
   text = f"Protocol `{found.get('name', 'unnamed')}`"
   if digest := found.get("data_hash"):
-    text += f", data `{str(digest)[:16]}`"
+    text += f", data `{digest}`"
+  if other := found.get("deviations"):
+    parts = [f"{k} {_short(v['run'])}" for k, v in other.items()]
+    text += f", with deviations: {'; '.join(parts)}"
   blocks: list[Block] = [Text(text + ".")]
   if note := found.get("note"):
     blocks.append(Text(note))
   return blocks
+
+
+def _short(x: Any) -> str:
+  return ", ".join(map(_short, x)) if isinstance(x, list) else str(x)
 
 
 def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
