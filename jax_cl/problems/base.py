@@ -20,11 +20,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from jax_cl import types
 
 PyTree = Any
+
+
+def minibatch(
+  rows: types.Batch, size: int, step: int, seed: int, shuffle: bool = True
+) -> types.Batch:
+  """The `step`-th batch of `size` rows, epoch after epoch; host arrays.
+
+  Each epoch is a permutation of its own; its last batch is filled up with
+  rows of weight 0, so that all batches have one shape.
+  """
+  n = len(rows.weight)
+  epoch, place = divmod(step, per_epoch(rows, size))
+  rng = np.random.default_rng((seed, epoch))
+  order = rng.permutation(n) if shuffle else np.arange(n)
+  take = order[place * size : (place + 1) * size]
+  pad = size - len(take)
+  take = np.concatenate([take, np.zeros(pad, take.dtype)])
+  batch = jax.tree.map(lambda x: np.asarray(x)[take], rows)
+  real = np.arange(size) < size - pad
+  return batch._replace(
+    weight=batch.weight * real, task=np.where(real, batch.task, -1)
+  )
+
+
+def per_epoch(rows: types.Batch, size: int) -> int:
+  """Batches an epoch."""
+  return -(-len(rows.weight) // size)
 
 
 class Problem(Protocol):
@@ -34,7 +62,8 @@ class Problem(Protocol):
   domains: tuple[str, ...]  # columns of R; `Batch.domain` is a place in it
   agent: types.Agent
   sizes: Mapping[str, Mapping[str, int]]  # domain -> split -> number of tasks
-  fingerprint: str  # hash of the data and of all that shapes an array
+  fingerprint: str  # hash of the data: a resumed run must find the same
+  about: Mapping[str, Any]  # goes into run.json: protocol, references, ...
 
   def demos(self, stage: int) -> types.Batch | None:
     """All demonstrations of one stage, host arrays of any length; adv = 1.
@@ -62,9 +91,7 @@ class Problem(Protocol):
     """
     ...
 
-  def batch(
-    self, episodes: Sequence[types.Episode], seed: int
-  ) -> types.Batch:
+  def batch(self, episodes: Sequence[types.Episode], seed: int) -> types.Batch:
     """Episodes -> one batch of `batch_size` rows, with advantages.
 
     Rows that do not fit are sampled (`seed`); missing ones have weight 0.

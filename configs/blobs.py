@@ -1,0 +1,25 @@
+"""Permuted Gaussian blobs: continual learning in ten seconds on a CPU.
+
+  python -m jax_cl.main --config=configs/blobs.py --config.cl.name=replay
+
+Three domains, the same ten blobs under three permutations of the features.
+"""
+
+from configs import common
+
+
+def get_config():
+  config = common.get_config()
+  config.problem = "supervised"
+  config.stream = {
+    "data": "blobs",
+    "n_domains": 3,
+    "curriculum": "sequential",
+    "epochs": 10,
+    "blobs": {"features": 16, "train": 320, "val": 40, "test": 80},
+  }
+  config.agent.name = "mlp"
+  config.agent.args = {"hidden": (32,)}
+  config.optim.name = "sgd"
+  config.optim.lr = 0.1
+  return config

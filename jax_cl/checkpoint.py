@@ -1,0 +1,115 @@
+"""Checkpoints: the state's arrays and the host's place in the stream.
+
+`checkpoints/stage002-step000040` is the moment in stage 2 after its step 40;
+`stage003-step000000` the one after stage 2 was evaluated, kept for good, and
+`stage000-step000000` the starting policy. Inside a stage only the newest stays.
+
+Orbax writes into a folder of another name and renames it when all is on disk,
+so a kill during a save leaves the checkpoint before it in force.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import warnings
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from jax_cl.types import TrainState
+
+_NAME = re.compile(r"stage(\d{3,})-step(\d{6,})")
+
+
+def path_of(workdir: str | os.PathLike, stage: int, step: int) -> pathlib.Path:
+  name = f"stage{stage:03d}-step{step:06d}"
+  return pathlib.Path(workdir).absolute() / "checkpoints" / name
+
+
+def places(workdir: str | os.PathLike) -> list[tuple[int, int]]:
+  """(stage, step) of every complete checkpoint, oldest first."""
+  folder = pathlib.Path(workdir).absolute() / "checkpoints"
+  found = [_NAME.fullmatch(p.name) for p in _listing(folder)]
+  return sorted((int(m[1]), int(m[2])) for m in found if m)
+
+
+def save(
+  workdir: str | os.PathLike,
+  stage: int,
+  step: int,
+  state: TrainState,
+  host: dict[str, Any],
+) -> None:
+  """Writes one checkpoint, then drops those inside a stage that it replaces."""
+  path = path_of(workdir, stage, step)
+  if path.exists():  # saved before a resume: the same state, bit for bit
+    return
+  items = {"state": state, "host": {"json": json.dumps(host)}}
+  ocp.save_checkpointables(path, items)
+  for old in places(workdir):
+    if old < (stage, step) and old[1] > 0:
+      shutil.rmtree(path_of(workdir, *old))
+
+
+def clean(workdir: str | os.PathLike) -> None:
+  """Removes what a kill during a save left behind."""
+  folder = pathlib.Path(workdir).absolute() / "checkpoints"
+  for part in _listing(folder):
+    if not _NAME.fullmatch(part.name):
+      shutil.rmtree(part)
+
+
+def host(workdir: str | os.PathLike, stage: int, step: int) -> dict[str, Any]:
+  """The host's side alone, which says what the arrays belong to."""
+  path = path_of(workdir, stage, step)
+  if not path.exists():
+    known = ", ".join(f"{a} (step {b})" for a, b in places(workdir)) or "none"
+    raise ValueError(f"there is no checkpoint {path}; stages there: {known}")
+  return json.loads(_load(path, {"host": None})["host"]["json"])
+
+
+def restore(
+  workdir: str | os.PathLike, stage: int, step: int, like: TrainState
+) -> TrainState:
+  """The state, into the shapes, dtypes and shardings of `like`."""
+  path = path_of(workdir, stage, step)
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=getattr(x, "sharding", None)
+    ),
+    like,
+  )
+  state = _load(path, {"state": abstract})["state"]
+  for (where, x), y in zip(
+    jax.tree_util.tree_leaves_with_path(abstract), jax.tree.leaves(state)
+  ):
+    if x.shape != y.shape or x.dtype != y.dtype:
+      raise ValueError(
+        f"{path} is of another config: {jax.tree_util.keystr(where)} is "
+        f"{y.dtype}{list(y.shape)} there, {x.dtype}{list(x.shape)} here"
+      )
+  return state
+
+
+def _load(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
+  try:
+    with warnings.catch_warnings():
+      # The host's text has no sharding, and orbax says so.
+      warnings.filterwarnings("ignore", message="Sharding info not provided")
+      return ocp.load_checkpointables(path, abstract)
+  except Exception as e:  # orbax and tensorstore raise many kinds
+    reason = str(e).strip().splitlines()
+    raise ValueError(
+      f"checkpoint {path} cannot be restored: it is damaged, or of another "
+      f"config; delete it to resume from the one before "
+      f"({type(e).__name__}: {reason[0][:160] if reason else ''})"
+    ) from e
+
+
+def _listing(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(folder.iterdir()) if folder.is_dir() else []

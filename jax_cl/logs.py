@@ -1,0 +1,170 @@
+"""The files of a run: who owns a workdir, raw logs, and how they are cut back.
+
+  config.json     the whole config        run.json   what the run is (`metrics`)
+  metrics.jsonl   scalars an interval and a stage, no wall times
+  episodes.jsonl  one row an episode      timing.jsonl  wall times, apart
+  checkpoints/    see `checkpoint`        results.json  computed at the end
+
+A checkpoint records the length of each log at its moment. A resumed run cuts
+the logs back to it, and so writes, to the bit, what an undisturbed run writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jax_cl import types
+
+CUT = ("metrics.jsonl", "episodes.jsonl")
+FREE = ("verbose", "use_progress_bar", "writers")  # may change on resume
+
+
+class Workdir:
+  """A run's folder, held by one process at a time."""
+
+  def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
+    self.path = pathlib.Path(path).absolute()
+    self.path.mkdir(parents=True, exist_ok=True)
+    self._lock = open(self.path / ".lock", "w")
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      self._lock.close()
+      raise ValueError(
+        f"{self.path} is in use by another process: wait for it to end, or "
+        "name another --workdir"
+      ) from None
+    self._files: dict[str, Any] = {}
+    try:
+      self._claim(config)
+    except BaseException:
+      self.close()
+      raise
+
+  def _claim(self, config: Mapping[str, Any]) -> None:
+    """Writes config.json, or checks that the folder is this config's."""
+    file = self.path / "config.json"
+    new = json.loads(json.dumps(config))
+    if file.exists():
+      changed = differences(read_json(file), new)
+      if changed:
+        raise ValueError(
+          f"{self.path} belongs to another run ({'; '.join(changed[:3])}): "
+          "name another --workdir, or delete this one"
+        )
+    elif any(p.name != ".lock" for p in self.path.iterdir()):
+      raise ValueError(
+        f"{self.path} holds other files and no config.json: name another "
+        "--workdir"
+      )
+    write_json(file, new)
+
+  def append(self, name: str, row: Mapping[str, Any]) -> None:
+    """One row at the end of a log; what cannot be a JSON number is null."""
+    text = json.dumps(_plain(row), allow_nan=False)
+    self._open(name).write(text.encode() + b"\n")
+
+  def flush(self) -> dict[str, int]:
+    """Forces the logs to disk; name -> bytes, for the checkpoint."""
+    for name in CUT:
+      file = self._open(name)
+      file.flush()
+      os.fsync(file.fileno())
+    return {name: self._open(name).tell() for name in CUT}
+
+  def cut(self, lengths: Mapping[str, int]) -> None:
+    """Drops what was logged after the checkpoint that recorded `lengths`."""
+    for name in CUT:
+      file, length = self._open(name), lengths.get(name, 0)
+      if file.tell() < length:
+        raise ValueError(
+          f"{self.path / name} has {file.tell()} bytes, its checkpoint says "
+          f"{length}: the log was changed; name another --workdir"
+        )
+      file.truncate(length)
+      file.seek(length)
+
+  def close(self) -> None:
+    for file in self._files.values():
+      file.close()
+    self._files.clear()
+    self._lock.close()
+
+  def _open(self, name: str):
+    if name not in self._files:
+      file = open(self.path / name, "ab")
+      file.seek(0, os.SEEK_END)
+      self._files[name] = file
+    return self._files[name]
+
+
+def episode_row(
+  episode: types.Episode, phase: str, stage: int, step: int
+) -> dict[str, Any]:
+  """A row of `episodes.jsonl`; the format is told in `metrics`."""
+  extra = {
+    k: v
+    for k, v in episode.info.items()
+    if isinstance(v, bool | int | float | str)
+  }
+  row = {
+    "phase": phase,
+    "stage": stage,
+    "step": step,
+    "domain": episode.task.domain,
+    "split": episode.task.split,
+    "task_id": episode.task.task_id,
+    "trial": 0,
+    "reward": float(episode.reward),
+    "parts": dict(episode.verdict.parts),
+    "pass": episode.reward > 0.5,
+    "termination": episode.termination,
+    "failure": episode.failure,
+    **extra,
+  }
+  return _plain(row)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+  """`key: old -> new` for every leaf that differs, FREE ones left out."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = [k for k in {**old, **new} if path or k not in FREE]
+    dot = path + "." if path else ""
+    return [
+      text
+      for k in keys
+      for text in differences(old.get(k), new.get(k), f"{dot}{k}")
+    ]
+  return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]
+
+
+def read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError) as e:
+    raise ValueError(f"{path} cannot be read ({e})") from e
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Whole or not at all."""
+  part = path.with_name(path.name + ".part")
+  part.write_text(json.dumps(value, indent=1) + "\n")
+  part.replace(path)
+
+
+def _plain(x: Any) -> Any:
+  if isinstance(x, Mapping):
+    return {str(k): _plain(v) for k, v in x.items()}
+  if isinstance(x, list | tuple):
+    return [_plain(v) for v in x]
+  if hasattr(x, "tolist"):
+    return _plain(x.tolist())
+  if isinstance(x, float) and not math.isfinite(x):
+    return None
+  return x

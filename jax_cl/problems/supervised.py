@@ -1,0 +1,139 @@
+"""A stream of supervised rows: quick checks of continual learning.
+
+A row is one decision, the label; cloning the labels is the whole learning, and
+a test row is an episode whose reward is 1 where the policy names the label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_cl import types
+from jax_cl.agents import mlp
+from jax_cl.tasks import digits
+
+
+class Supervised:
+  """See `problems.base.Problem`."""
+
+  def __init__(
+    self, agent, data: Sequence[digits.Domain], stages, curriculum: str
+  ):
+    self.agent = agent
+    self._data = data
+    self.domains = tuple(f"perm{i}" for i in range(len(data)))
+    self.stages = stages(self.domains)
+    self.sizes = {
+      d: {k: len(s.y) for k, s in splits.items()}
+      for d, splits in zip(self.domains, data)
+    }
+    digest = hashlib.sha256()
+    for splits in data:
+      for name in sorted(splits):
+        digest.update(splits[name].x.tobytes() + splits[name].y.tobytes())
+    self.about = {"curriculum": curriculum}
+    self.fingerprint = digest.hexdigest()[:16]
+    self._act = jax.jit(agent.act, static_argnames="greedy")
+
+  def demos(self, stage: int) -> types.Batch:
+    places = [self.domains.index(d) for d in self.stages[stage].domains]
+    parts = [self._rows(i) for i in places]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+  def _rows(self, place: int) -> types.Batch:
+    x, y = self._data[place]["train"]
+    n = len(y)
+    ones = np.ones(n, np.float32)
+    return types.Batch(
+      obs={"x": x},
+      action=y[:, None],
+      mask=ones[:, None],
+      logp_old=np.zeros((n, 1), np.float32),
+      adv=ones,
+      weight=ones,
+      domain=np.full(n, place, np.int32),
+      task=np.arange(n, dtype=np.int32),
+      reward=ones,
+    )
+
+  def collect(self, params, frozen, stage, step, seed, mix=None):
+    raise NotImplementedError("supervised rows have no episodes to collect")
+
+  def batch(self, episodes, seed):
+    raise NotImplementedError("supervised rows have no episodes to collect")
+
+  def evaluate(self, params, frozen, domain, split, seed, trials):
+    x, y = self._data[self.domains.index(domain)][split]
+    key = jax.random.key(seed)
+    action, _, _ = self._act(params, frozen, {"x": x}, key, greedy=True)
+    right = np.asarray(action) == y
+    return [
+      types.Episode(
+        task=types.TaskSpec(domain, str(i), split),
+        turns=(),
+        verdict=types.Verdict(float(ok), {"LABEL": float(ok)}, ("LABEL",)),
+        termination="agent_stop",
+        info={"trial": trial},
+      )
+      for i, ok in enumerate(right)
+      for trial in range(trials)
+    ]
+
+
+def make(
+  *,
+  seed: int,
+  batch_size: int,
+  agent: Mapping[str, Any],
+  data: str = "blobs",
+  n_domains: int = 3,
+  curriculum: str = "sequential",
+  epochs: int = 10,
+  blobs: Mapping[str, Any] | None = None,
+) -> Supervised:
+  """`data` is "blobs" (options: `blobs`) or "digits"; both are permuted.
+
+  A stage is `epochs` passes over its rows. `curriculum` is "sequential" or
+  "joint" (one stage with all domains and as many steps).
+  """
+  makers = {"blobs": digits.blobs, "digits": digits.digits}
+  if data not in makers:
+    raise ValueError(f"stream.data is {data!r}, known: {sorted(makers)}")
+  if curriculum not in ("sequential", "joint"):
+    raise ValueError(
+      f"stream.curriculum is {curriculum!r}, known: ['joint', 'sequential']"
+    )
+  if agent["name"] != "mlp":
+    raise ValueError(f"agent {agent['name']!r} on rows; use 'mlp'")
+  args = {"seed": seed, **(blobs or {})} if data == "blobs" else {}
+  base = makers[data](**args)
+  x, y = base["train"]
+
+  def stages(domains):
+    joint = curriculum == "joint"
+    groups = [domains] if joint else [(d,) for d in domains]
+    return tuple(
+      types.Stage(
+        name="+".join(group),
+        train=tuple(
+          types.TaskSpec(d, str(i), "train")
+          for d in group
+          for i in range(len(y))
+        ),
+        steps=epochs * -(-len(group) * len(y) // batch_size),
+        domains=tuple(group),
+        clone_steps=epochs * -(-len(group) * len(y) // batch_size),
+      )
+      for group in groups
+    )
+
+  net = mlp.make(
+    features=x.shape[1], classes=int(y.max()) + 1, **agent.get("args", {})
+  )
+  data_ = digits.permuted(base, n_domains, seed)
+  return Supervised(net, data_, stages, curriculum)

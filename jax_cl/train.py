@@ -1,0 +1,447 @@
+"""The experiment, top to bottom.
+
+`run(config, workdir)` trains one method on one stream and returns the metrics.
+The row R[0, .] is measured before any demonstration is seen; after each stage
+val is read first (a method may observe it), then test, which chooses nothing.
+
+All randomness is a pure function of (seed, stage, step), on the host and on the
+device, and every checkpoint knows how long the logs were: after a kill at any
+moment the same call goes on and ends with the same logs, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jax_cl import build, checkpoint, evaluate, logs, metrics, update, writers
+from jax_cl.console import Console
+from jax_cl.problems import base as problems
+from jax_cl.types import Episode
+
+# Streams of host seeds below one (seed, stage, step).
+_ROLLOUT, _ROWS, _DEMOS = range(3)
+
+
+class Place(NamedTuple):
+  """Where in the stream a run stands; what a checkpoint's host side holds."""
+
+  stage: int = 0
+  step: int = 0  # done in this stage
+  pending: tuple = ()  # scalars of steps that no interval row holds yet
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+  """Runs, or goes on with, the experiment in `workdir`; returns `results.json`.
+
+  Ctrl-C saves where it stands and raises KeyboardInterrupt.
+  """
+  build.check(config)
+  what = build.problem(config)
+  method = build.method(config, len(what.domains))
+  steps = build.steps(config, what, method)
+  console = Console(
+    config.verbose, config.log_interval, config.use_progress_bar
+  )
+  files = logs.Workdir(workdir, _plain(config))
+  with contextlib.closing(files):
+    one = _Run(config, what, method, steps, files, console)
+    with _deferred_interrupts() as hold:
+      try:
+        one.stream(hold)
+      except KeyboardInterrupt:
+        one.save()
+        console.say(
+          f"\nInterrupted and saved in {files.path}: the same command goes on."
+        )
+        raise
+      finally:
+        one.tracker_close()
+    results = metrics.recompute(files.path)
+    console.final(results, files.path)
+    return results
+
+
+class _Run:
+  """What the functions of one run share: the state and where it stands."""
+
+  def __init__(self, config, what, method, steps, files, console):
+    self.config, self.what, self.method = config, what, method
+    self.steps, self.files, self.console = steps, files, console
+    self.batch_size = config.train.batch_size
+    self.place = Place()
+    self._placed = _sharding(config.train.devices)
+    self._restore()
+    self.trackers = [
+      writers.make(w, files.path, _plain(config), self.total())
+      for w in config.writers
+    ]
+
+  # ------------------------------------------------------------ the experiment
+
+  def stream(self, hold) -> None:
+    """Start row, then stage after stage."""
+    if self.fresh:
+      self.describe()
+      self.rows(-1)
+      with hold():
+        self.save()
+    while self.place.stage < len(self.what.stages):
+      self.stage(hold)
+
+  def stage(self, hold) -> None:
+    k, n = self.place.stage, self.place.step
+    stage, what = self.what.stages[k], self.what
+    sizes = [what.sizes[d] for d in stage.domains]
+    self.console.stage(
+      k,
+      stage.name,
+      *(sum(s[x] for s in sizes) for x in ("train", "val", "test")),
+    )
+    demos = what.demos(k) if stage.clone_steps else None
+    began = time.monotonic()
+    with self.console.bar(k, stage.name, stage.steps, n) as bar:
+      for n in range(n, stage.steps):
+        batch, values = self.experience(k, n, demos)
+        with hold():
+          self.learn(k, n, batch, demos, values, bar)
+    self.timing("train", k, began)
+    with hold():
+      self.save()
+
+    began = time.monotonic()
+    if self.method.rows:
+      self.state = self.steps.end(
+        self.state, self.frozen, self.last_rows(k, demos)
+      )
+    self.rows(k)
+    with hold():
+      self.place = Place(k + 1)
+      self.save()
+    self.timing("evaluate", k, began)
+
+  def experience(self, k: int, n: int, demos):
+    """One batch of a stage: demonstrations first, then its own episodes."""
+    what, stage = self.what, self.what.stages[k]
+    if n < stage.clone_steps:
+      seed = self.seed(k, 0, _DEMOS)
+      shuffle = self.config.train.shuffle
+      return problems.minibatch(demos, self.batch_size, n, seed, shuffle), {}
+    mix = self.method.mix(self.state.cl, self.state.stage)
+    mix = None if mix is None else np.asarray(mix)
+    episodes = what.collect(
+      self.view(), self.frozen, k, n, self.seed(k, n, _ROLLOUT), mix
+    )
+    return what.batch(episodes, self.seed(k, n, _ROWS)), _summary(episodes) | {
+      "episodes": episodes
+    }
+
+  def learn(self, k: int, n: int, batch, demos, values, bar) -> None:
+    """One update, and what is written down about it."""
+    if n == 0:
+      self.state = self.steps.start(self.state, k)
+    stage, config = self.what.stages[k], self.config
+    for fraction, phase in self.steps.phases:
+      if n == int(fraction * stage.steps):
+        self.state = phase(self.state)
+    batch = self._placed(batch)
+    self.state, aux = self.steps.update(self.state, self.frozen, batch)
+    first = demos is not None and n < problems.per_epoch(demos, self.batch_size)
+    if self.steps.remember and (first or n >= stage.clone_steps):
+      self.state = self.steps.remember(self.state, self.frozen, batch)
+
+    episodes = values.pop("episodes", ())
+    for e in episodes:
+      row = logs.episode_row(e, "train", k, self.total(k, n + 1))
+      self.files.append("episodes.jsonl", row)
+    values = {**aux, **values}
+    self.place = Place(k, n + 1, (*self.place.pending, values))
+    bar.step(values)
+    if (n + 1) % config.log_interval == 0 or n + 1 == stage.steps:
+      self.interval()
+    every = config.eval.interval
+    if every and (n + 1) % every == 0 and n + 1 < stage.steps:
+      rows = self.evaluate("val", stage.domains, k)
+      score = metrics.score([r for some in rows.values() for r in some])
+      self.console.evaluation(k, n + 1, score)
+    if (n + 1) % config.train.save_interval == 0 and n + 1 < stage.steps:
+      self.save()
+
+  def last_rows(self, k: int, demos):
+    """Batches for `Method.end`, [n, B, ...]: on-policy where possible."""
+    stage, size = self.what.stages[k], self.batch_size
+    batches = []
+    for i in range(-(-self.method.rows // size)):
+      n = stage.steps + i
+      if stage.clone_steps == stage.steps:
+        seed = self.seed(k, n, _DEMOS)
+        batches.append(problems.minibatch(demos, size, i, seed))
+      else:
+        batch, values = self.experience(k, n, demos)
+        for e in values["episodes"]:
+          row = logs.episode_row(e, "train", k, self.total())
+          self.files.append("episodes.jsonl", row)
+        batches.append(batch)
+    return jax.tree.map(lambda *xs: np.stack(xs), *batches)
+
+  # ---------------------------------------------------------------- evaluation
+
+  def rows(self, k: int) -> None:
+    """Val for the method, then the stage's row of R."""
+    what, console = self.what, self.console
+    if self.config.eval.val_trials:
+      scores = evaluate.scores(self.evaluate("val", what.domains, k))
+      if k >= 0:
+        row = [scores[d]["reward"] for d in what.domains]
+        row = jnp.asarray(
+          [np.nan if x is None else x for x in row], jnp.float32
+        )
+        self.state = self.steps.observe(self.state, row)
+    scores = evaluate.scores(self.evaluate("test", what.domains, k))
+    self.matrix.append([scores[d]["reward"] for d in what.domains])
+    seen = [d for d in what.domains if self._seen(d, k)] or what.domains
+    console.table(k, {d: scores[d] for d in seen})
+    if k < 0:
+      return
+    values = metrics.after_stage(
+      np.array(self.matrix, float), metrics.own_stages(self.about)
+    )
+    console.transfer(k, values)
+    report = self.report()
+    console.replay(what.stages[k].name, report)
+    row = {
+      "phase": "stage",
+      "stage": k,
+      "step": self.total(),
+      "metrics": values,
+    }
+    self.write({**row, **report})
+
+  def evaluate(self, split: str, domains, k: int):
+    trials = self.config.eval.trials
+    if split == "val":
+      trials = self.config.eval.val_trials
+    log = lambda row: self.files.append("episodes.jsonl", row)
+    step = self.total() if k >= 0 else 0
+    rows = evaluate.row(
+      self.what, self.view(), self.frozen, k, step, split, trials,
+      self.config.eval.seed, domains, log,
+    )  # fmt: skip
+    for domain, score in evaluate.scores(rows).items():
+      self.write({
+        "phase": "eval", "stage": k, "step": step, "split": split,
+        "domain": domain, **score,
+      })  # fmt: skip
+    return rows
+
+  # ------------------------------------------------------------- state on disk
+
+  def _restore(self) -> None:
+    """The newest checkpoint's state, or a new one."""
+    files = self.files
+    self.state, self.frozen = self.steps.init(jax.random.key(self.config.seed))
+    self.about = self._about()
+    self.matrix: list[list[float | None]] = []
+    checkpoint.clean(files.path)
+    places = checkpoint.places(files.path)
+    self.fresh = not places
+    if self.fresh:
+      files.cut({})
+      return
+    host = checkpoint.host(files.path, *places[-1])
+    if host["fingerprint"] != self.what.fingerprint:
+      raise ValueError(
+        f"the data of {files.path} are not those here (fingerprint "
+        f"{host['fingerprint']} there, {self.what.fingerprint} here): name "
+        "another --workdir"
+      )
+    self.state = checkpoint.restore(files.path, *places[-1], self.state)
+    self.place = Place(*places[-1], tuple(host["pending"]))
+    self.matrix = host["matrix"]
+    files.cut(host["logs"])
+    self.console.say(
+      f"Resuming {files.path} at stage {self.place.stage}, step "
+      f"{self.place.step}"
+    )
+
+  def save(self) -> None:
+    """State and place, unless a NaN is among the pending scalars."""
+    self._settle()
+    host = {
+      "fingerprint": self.what.fingerprint,
+      "pending": self.place.pending,
+      "matrix": self.matrix,
+      "logs": self.files.flush(),
+    }
+    at = self.place.stage, self.place.step
+    checkpoint.save(self.files.path, *at, self.state, host)
+
+  def _settle(self) -> None:
+    """Fetches pending scalars; a loss that is no number stops the run."""
+    k = self.place.stage
+    pending = [_floats(v) for v in jax.device_get(self.place.pending)]
+    self.place = self.place._replace(pending=tuple(pending))
+    first = self.place.step - len(pending)
+    for i, values in enumerate(pending):
+      if not np.isfinite(values["loss"]):
+        raise FloatingPointError(
+          f"loss is {values['loss']} at stage {k} "
+          f"({self.what.stages[k].name}), step {first + i + 1}: lower "
+          "config.optim.lr or set config.optim.clip"
+        )
+
+  def interval(self) -> None:
+    """One row of metrics.jsonl: means over the steps since the last one."""
+    self._settle()
+    pending, k = self.place.pending, self.place.stage
+    names = sorted({n for v in pending for n in v})
+    means = {
+      n: float(np.mean([v[n] for v in pending if n in v])) for n in names
+    }
+    self.write({"phase": "train", "stage": k, "step": self.total(), **means})
+    self.place = self.place._replace(pending=())
+
+  def write(self, row: dict[str, Any]) -> None:
+    self.files.append("metrics.jsonl", row)
+    flat = {k: v for k, v in row.items() if k not in ("phase", "stage", "step")}
+    split = f"/{row['split']}/{row['domain']}" if row["phase"] == "eval" else ""
+    for tracker in getattr(self, "trackers", ()):
+      tracker.log(row["step"], {row["phase"] + split: flat})
+
+  def describe(self) -> None:
+    logs.write_json(self.files.path / "run.json", self.about)
+    sizes = update.state_bytes(self.state)
+    parts = ", ".join(f"{k} {v / 1e6:.2f} MB" for k, v in sizes.items() if v)
+    needs = ", ".join(sorted(self.method.needs)) or "nothing"
+    self.console.note(f"{self.config.cl.name} needs {needs}; state: {parts}")
+
+  def timing(self, what: str, k: int, began: float) -> None:
+    row = {"what": what, "stage": k, "seconds": time.monotonic() - began}
+    self.files.append("timing.jsonl", row)
+
+  def tracker_close(self) -> None:
+    for tracker in self.trackers:
+      tracker.close()
+
+  # --------------------------------------------------------------------- small
+
+  def view(self):
+    return self.steps.view(self.state)
+
+  def seed(self, stage: int, step: int, use: int) -> int:
+    entropy = (self.config.seed, stage, step, use)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+  def total(self, stage: int | None = None, step: int | None = None) -> int:
+    """Optimiser steps since the stream began."""
+    k = self.place.stage if stage is None else stage
+    n = self.place.step if step is None else step
+    return sum(s.steps for s in self.what.stages[:k]) + n
+
+  def report(self) -> dict[str, Any]:
+    """The method's statistics; leaves of one number a domain are named."""
+    out = {}
+    report = self.method.report(self.state.cl, self.state.buffer)
+    for name, x in jax.device_get(report).items():
+      x = np.asarray(x).tolist()
+      if isinstance(x, list) and len(x) == len(self.what.domains):
+        x = dict(zip(self.what.domains, x))
+      out[name] = x
+    return out
+
+  def _seen(self, domain: str, k: int) -> bool:
+    return any(domain in s.domains for s in self.what.stages[: k + 1])
+
+  def _about(self) -> dict[str, Any]:
+    """`run.json`; the format is told in `metrics`."""
+    config = self.config
+    return {
+      "name": config.name or config.cl.name,
+      "method": config.cl.name,
+      "seed": config.seed,
+      "domains": list(self.what.domains),
+      "stages": [
+        {"name": s.name, "domains": list(s.domains), "steps": s.steps}
+        for s in self.what.stages
+      ],
+      **self.what.about,
+    }
+
+
+@contextlib.contextmanager
+def _deferred_interrupts() -> Iterator[Any]:
+  """Gives `hold`: a Ctrl-C inside `with hold():` is raised at its end.
+
+  So state, logs and place never part. In another thread, where signals do not
+  arrive, nothing is changed.
+  """
+  held, waiting = [False], [False]
+
+  def handler(signum, frame):
+    if held[0]:
+      waiting[0] = True
+    else:
+      raise KeyboardInterrupt
+
+  @contextlib.contextmanager
+  def hold():
+    held[0] = True
+    try:
+      yield
+    finally:
+      held[0] = False
+    if waiting[0]:
+      waiting[0] = False
+      raise KeyboardInterrupt
+
+  if threading.current_thread() is not threading.main_thread():
+    yield hold
+    return
+  before = signal.signal(signal.SIGINT, handler)
+  try:
+    yield hold
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _sharding(devices: int):
+  """host batch -> device batch, its rows split over the first `devices`."""
+  if devices == 1:
+    return lambda batch: batch
+  if devices > jax.device_count():
+    raise ValueError(
+      f"train.devices is {devices}, but there are {jax.device_count()}"
+    )
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  return lambda batch: jax.device_put(batch, rows)
+
+
+def _summary(episodes: list[Episode]) -> dict[str, float]:
+  """Scalars of one step's episodes; failed ones are counted apart."""
+  ok = [e for e in episodes if not e.failure]
+  out = {"failures": float(len(episodes) - len(ok))}
+  if ok:
+    out["reward"] = float(np.mean([e.reward for e in ok]))
+    out["pass"] = float(np.mean([e.reward > 0.5 for e in ok]))
+    out["turns"] = float(np.mean([len(e.turns) for e in ok]))
+  return out
+
+
+def _floats(values: dict[str, Any]) -> dict[str, float]:
+  return {k: float(v) for k, v in values.items()}
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+  return json.loads(config.to_json())

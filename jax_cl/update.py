@@ -1,0 +1,161 @@
+"""The device side of a run: pure functions of `TrainState`, each jitted once.
+
+  start -> (update, remember)* -> end -> observe, a stage at a time
+
+Keys are `fold_in(state.key, step)`, never chained, so that a step's randomness
+depends on the seed and the step alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_cl import memory
+from jax_cl.methods.base import Method
+from jax_cl.types import Agent, Batch, Objective, TrainState
+
+PyTree = Any
+# Streams of keys below one step, so that no two uses share one.
+_DRAW, _GRADS, _STORE, _START, _END, _PHASE = range(6)
+
+
+class Steps(NamedTuple):
+  """Jitted functions of one run. `state` is donated where it is returned."""
+
+  init: Callable  # (key) -> (state, frozen), not jitted: may be abstract
+  start: Callable  # (state, stage) -> state
+  update: Callable  # (state, frozen, batch) -> (state, metrics)
+  remember: Callable | None  # (state, frozen, batch) -> state
+  phases: tuple  # ((fraction, (state) -> state), ...)
+  end: Callable  # (state, frozen, batches) -> state
+  observe: Callable  # (state, val_row f32[domains]) -> state
+  view: Callable  # (state) -> params that act
+
+
+def make(
+  agent: Agent,
+  method: Method,
+  optimiser: optax.GradientTransformation,
+  trains: np.ndarray,
+  batch: PyTree,
+  reset_optimiser: bool = True,
+) -> Steps:
+  """`trains` is bool[n_stages, domains]; `batch` any batch of the run's shape.
+
+  `reset_optimiser` forgets moments (and restarts schedules) at every stage.
+  """
+
+  def init(key):
+    k_agent, k_method, k_run = jax.random.split(key, 3)
+    params, frozen = agent.init(k_agent)
+    cl = method.init(params, len(trains), k_method)
+    buffer = ()
+    if method.capacity:
+      item = jax.eval_shape(
+        lambda b: method.store(agent.objective(frozen), cl, params, b, k_run),
+        batch,
+      )
+      buffer = memory.init(item, trains, method.capacity)
+    state = TrainState(
+      params=params,
+      opt=optimiser.init(params),
+      cl=cl,
+      buffer=buffer,
+      key=k_run,
+      step=jnp.int32(0),
+      stage=jnp.int32(0),
+    )
+    # No two leaves may share memory: the state is donated.
+    return jax.tree.map(jnp.copy, state), frozen
+
+  def objective(state: TrainState, frozen) -> Objective:
+    """The learner's, of the weights that act: view(p), not p."""
+    obj = agent.objective(frozen)
+    see = lambda f: lambda p, *a: f(method.view(state.cl, p, state.stage), *a)
+    return Objective(*(see(f) for f in obj))
+
+  def start(state: TrainState, stage):
+    stage = jnp.asarray(stage, jnp.int32)
+    cl, p = method.start(state.cl, state.params, stage, _key(state, _START))
+    opt = optimiser.init(p) if reset_optimiser else state.opt
+    return state._replace(cl=cl, params=p, opt=opt, stage=stage)
+
+  def update(state: TrainState, frozen, batch: Batch):
+    obj, p, stage = objective(state, frozen), state.params, state.stage
+    mem = method.draw(state.cl, state.buffer, stage, _key(state, _DRAW))
+    g, aux = method.grads(
+      obj, state.cl, p, batch, mem, stage, _key(state, _GRADS)
+    )
+    u, opt = optimiser.update(g, state.opt, p)
+    u = method.update(state.cl, p, u, stage)
+    p_t = optax.apply_updates(p, u)
+    cl = method.step(state.cl, p, p_t, g, aux, stage)
+    buffer = method.touch(state.buffer, mem, aux)
+    scalars = {k: v for k, v in aux.items() if k != "task_grads"}
+    metrics = {
+      **scalars,
+      "grad_norm": optax.tree.norm(g),
+      "update_norm": optax.tree.norm(u),
+    }
+    new = state._replace(
+      params=p_t, opt=opt, cl=cl, buffer=buffer, step=state.step + 1
+    )
+    return new, metrics
+
+  def remember(state: TrainState, frozen, batch: Batch):
+    obj = objective(state, frozen)
+    items = method.store(
+      obj, state.cl, state.params, batch, _key(state, _STORE)
+    )
+    return state._replace(buffer=memory.add(state.buffer, items, state.step))
+
+  def end(state: TrainState, frozen, batches: Batch):
+    cl, p = method.end(
+      objective(state, frozen), state.cl, state.params, batches, state.stage,
+      _key(state, _END),
+    )  # fmt: skip
+    return state._replace(cl=cl, params=p)
+
+  def observe(state: TrainState, val_row):
+    return state._replace(cl=method.observe(state.cl, val_row, state.stage))
+
+  def phase(f):
+    def at(state: TrainState):
+      cl, p = f(state.cl, state.params, state.stage, _key(state, _PHASE))
+      return state._replace(cl=cl, params=p)
+
+    return jax.jit(at, donate_argnums=0)
+
+  # Not donated: it may hand out the state's own arrays.
+  view = jax.jit(lambda s: method.view(s.cl, s.params, s.stage))
+  return Steps(
+    init=init,
+    start=jax.jit(start, donate_argnums=0),
+    update=jax.jit(update, donate_argnums=0),
+    remember=jax.jit(remember, donate_argnums=0) if method.capacity else None,
+    phases=tuple((x, phase(f)) for x, f in method.phases),
+    end=jax.jit(end, donate_argnums=0),
+    observe=jax.jit(observe, donate_argnums=0),
+    view=view,
+  )
+
+
+def state_bytes(state: TrainState) -> dict[str, int]:
+  """Bytes of each part; `state` may be abstract."""
+  return {
+    name: sum(
+      int(np.prod(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(getattr(state, name))
+    )
+    for name in ("params", "opt", "cl", "buffer")
+  }
+
+
+def _key(state: TrainState, use: int):
+  return jax.random.fold_in(jax.random.fold_in(state.key, state.step), use)
