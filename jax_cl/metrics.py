@@ -46,13 +46,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import numpy.typing as npt
+from jaxtyping import Float
 
 Row = Mapping[str, Any]
 Run = Mapping[str, Any]
-Matrix = Float[np.ndarray, "*b rows N"]  # rows = T + 1
-Own = Int[np.ndarray, " N"] | Sequence[int] | None
-Value = Float[np.ndarray, "*b"] | float
+Matrix = npt.ArrayLike  # float[..., T+1, N]; None in a list is NaN
+Own = npt.ArrayLike | None  # int[N]; default 1..N, a domain a stage
+Value = Float[np.ndarray, "*b"] | float  # one of a matrix, or of each
 
 # ------------------------------------------------------- formulas, one matrix
 
@@ -177,7 +178,7 @@ def transfer_vs_independent(
 
 
 def intransigence(
-  matrix: Matrix, joint: Float[np.ndarray, "*b N"], own: Own = None
+  matrix: Matrix, joint: npt.ArrayLike, own: Own = None
 ) -> Value:
   """1/T sum_k (R_joint[k] - R[k, k]); `joint` is that run's last row.
 
@@ -188,7 +189,7 @@ def intransigence(
   return _mean(np.asarray(joint)[..., j] - R[..., own[j], j])
 
 
-def auc(curve: Sequence[Sequence[float]]) -> float:
+def auc(curve: Sequence[Sequence[Any]]) -> float:
   """Area under [(step, score), ...] by trapezoids, over its span of steps."""
   if len(curve) < 2 or curve[0][0] == curve[-1][0]:
     return math.nan
@@ -403,7 +404,7 @@ def pass_matrix(
 
 def curves(
   rows: Iterable[Row], run: Run, split: str
-) -> dict[str, list[list[float | None]]]:
+) -> dict[str, list[list[Any]]]:
   """Domain -> [[step, reward, se], ...] of every evaluation on `split`.
 
   Where a stage's end and the next one's beginning share a step, the later
@@ -471,7 +472,7 @@ def bootstrap(
   )
 
 
-def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
+def sign_flip(differences: npt.ArrayLike, seed: int = 0) -> float:
   """Two-sided p of the paired differences, each flipped or not.
 
   Exact up to 16 runs, else 2^16 random flips. NaN with fewer than 6 runs,

@@ -27,7 +27,7 @@ COLOURS = (
   "#4d4d4d",
 )
 _INK, _FAINT = "#1c2733", "#8794a1"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
   "font.size": 10,
   "axes.titlesize": 11,
   "axes.titleweight": "bold",
