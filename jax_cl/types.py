@@ -150,6 +150,7 @@ class Stage:
   steps: int  # optimiser steps, demonstrations and policy gradient together
   domains: tuple[str, ...]  # the domains in `train`, in stream order
   clone_steps: int = 0  # how many of `steps`, the first ones, clone `demos`
+  fresh: bool = False  # starts from a new learner: independent training
 
 
 # --------------------------------------------------------------------- pytrees
