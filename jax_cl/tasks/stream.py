@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jax_cl.tasks import store
-from jax_cl.types import Scenario, TaskSpec, ToolSchema
+from jax_cl.types import Scenario, Stage, TaskSpec, ToolSchema
 
 VAL_SHARE = 0.2  # of the official train split, for every choice that is made
 POOLS = ("official", "full", "fraction")
@@ -120,6 +123,258 @@ def _split_ids(
 def _by_hash(ids: Sequence[str], salt: str) -> list[str]:
   key = lambda i: hashlib.sha256(f"{salt}:{i}".encode()).hexdigest()
   return sorted(ids, key=key)
+
+
+def fingerprint(name: str) -> str:
+  """SHA-256 of a domain's data files: database, tasks, splits, policies."""
+  folder = store.store(name).folder
+  if folder is None:
+    raise ValueError(f"domain {name!r} has no data files of its own")
+  digest = hashlib.sha256()
+  for path in sorted(folder.iterdir()):
+    if path.suffix in (".json", ".toml", ".md") and "_full" not in path.stem:
+      digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+  return digest.hexdigest()
+
+
+# ------------------------------------------------------------------- curricula
+
+
+def make(
+  domains: Sequence[str] = ("airline", "retail", "telecom"),
+  curriculum: str = "sequential",
+  *,
+  steps: int | Sequence[int] = 100,
+  clone_steps: int = 0,
+  rounds: int = 5,
+  max_tasks_per_domain: int | None = None,
+  solo: bool = False,
+  data_dir: str | Path | None = None,
+  pool: str = "official",
+  train_split: float = 0.8,
+  seed: int = 0,
+) -> tuple[Stage, ...]:
+  """The stages of a run, in order; every curriculum takes as many steps.
+
+  sequential:  one stage a domain, in the order given.
+  interleaved: `rounds` passes over the domains, a stage a visit.
+  joint:       one stage over all domains (the upper bound).
+  independent: as sequential, but each stage starts from a new learner
+    (`Stage.fresh`), so that nothing is carried over (No-CL).
+
+  Args:
+    steps: optimiser steps a domain, or one number for each.
+    clone_steps: how many of a domain's steps clone demonstrations.
+    max_tasks_per_domain: keeps those train tasks that come first by hash.
+    others: as in `load`.
+  """
+  if isinstance(domains, str):
+    names = tuple(x.strip() for x in domains.split(","))
+    raise ValueError(
+      f"domains={domains!r} is one string; give a tuple of names: {names!r}"
+    )
+  if not domains or len(set(domains)) != len(domains):
+    raise ValueError(f"domains={tuple(domains)!r}: give each name once")
+  if curriculum not in CURRICULA:
+    raise ValueError(store.unknown("curriculum", curriculum, list(CURRICULA)))
+  counts = [steps] * len(domains) if isinstance(steps, int) else list(steps)
+  if len(counts) != len(domains) or min(counts) < 1:
+    raise ValueError(f"steps={steps!r} for {len(domains)} domains")
+  if not 0 <= clone_steps <= min(counts):
+    raise ValueError(f"clone_steps={clone_steps} of steps={steps!r}")
+  if max_tasks_per_domain is not None and max_tasks_per_domain < 1:
+    raise ValueError(f"max_tasks_per_domain={max_tasks_per_domain}: at least 1")
+  train = {
+    name: _first_tasks(
+      load(
+        name,
+        solo=solo,
+        data_dir=data_dir,
+        pool=pool,
+        train_split=train_split,
+        seed=seed,
+      ),
+      max_tasks_per_domain,
+    )
+    for name in domains
+  }
+  stages = tuple(
+    Stage(name, train[name], n, (name,), clone_steps)
+    for name, n in zip(domains, counts)
+  )
+  if curriculum == "independent":
+    return tuple(dataclasses.replace(s, fresh=True) for s in stages)
+  if curriculum == "interleaved":
+    return _interleaved(stages, rounds)
+  if curriculum == "joint":
+    return (
+      Stage(
+        "+".join(domains),
+        tuple(t for tasks in train.values() for t in tasks),
+        sum(counts),
+        tuple(domains),
+        clone_steps * len(domains),
+      ),
+    )
+  return stages
+
+
+CURRICULA = ("sequential", "interleaved", "joint", "independent")
+
+
+def _interleaved(stages: Sequence[Stage], rounds: int) -> tuple[Stage, ...]:
+  """Every stage cut into `rounds` pieces of nearly the same length."""
+  shortest = min(s.steps for s in stages)
+  if not 1 <= rounds <= shortest:
+    raise ValueError(f"rounds={rounds} is not between 1 and {shortest} steps")
+  share = lambda n, r: n * (r + 1) // rounds - n * r // rounds
+  return tuple(
+    dataclasses.replace(
+      s,
+      name=f"{s.name}/{r}",
+      steps=share(s.steps, r),
+      clone_steps=share(s.clone_steps, r),
+    )
+    for r in range(rounds)
+    for s in stages
+  )
+
+
+def _first_tasks(domain: Domain, limit: int | None) -> tuple[TaskSpec, ...]:
+  tasks = domain.splits["train"]
+  if limit is None or limit >= len(tasks):
+    return tasks
+  kept = set(_by_hash([t.task_id for t in tasks], domain.name)[:limit])
+  return tuple(t for t in tasks if t.task_id in kept)
+
+
+# ---------------------------------------------------------------- task batches
+
+Batches = Callable[[int], tuple[TaskSpec, ...]]  # number of the batch -> tasks
+
+
+def batches(
+  name: str,
+  tasks: Sequence[TaskSpec],
+  size: int,
+  *,
+  seed: int = 0,
+  steps: int | None = None,
+) -> Batches:
+  """Task batches by name, as a pure function of the batch's number.
+
+  To resume is to go on with the next number; there is no other state.
+
+  uniform:             each task of a batch drawn anew from all.
+  balanced:            first a family (telecom's kinds of issue, elsewhere the
+                       domain), then a task of it, both uniformly.
+  round_robin:         all tasks in turn, the domains taking turns.
+  without_replacement: shuffled passes over all tasks.
+  by_difficulty:       easy to hard: drawn from the easiest share of tasks,
+                       which grows to all of them over `steps` batches.
+  """
+  if name not in _BATCHES:
+    raise ValueError(store.unknown("sampler", name, list(_BATCHES)))
+  if not tasks or size < 1:
+    raise ValueError(f"{len(tasks)} tasks in batches of {size}")
+  if name == "by_difficulty":
+    if steps is None or steps < 1:
+      raise ValueError("by_difficulty needs steps, the number of batches")
+    return _by_difficulty(tasks, size, seed, steps)
+  return _BATCHES[name](tuple(tasks), size, seed)
+
+
+def _uniform(tasks: Sequence[TaskSpec], size: int, seed: int) -> Batches:
+  def batch(i: int) -> tuple[TaskSpec, ...]:
+    rng = np.random.default_rng([seed, i])
+    return tuple(tasks[j] for j in rng.integers(len(tasks), size=size))
+
+  return batch
+
+
+def _balanced(tasks: Sequence[TaskSpec], size: int, seed: int) -> Batches:
+  families = _grouped(tasks, family)
+
+  def batch(i: int) -> tuple[TaskSpec, ...]:
+    rng = np.random.default_rng([seed, i])
+    picked = (families[j] for j in rng.integers(len(families), size=size))
+    return tuple(members[rng.integers(len(members))] for members in picked)
+
+  return batch
+
+
+def _round_robin(tasks: Sequence[TaskSpec], size: int, seed: int) -> Batches:
+  del seed
+  columns = _grouped(tasks, lambda t: t.domain)
+  length = max(map(len, columns))
+  order = [c[i] for i in range(length) for c in columns if i < len(c)]
+
+  def batch(i: int) -> tuple[TaskSpec, ...]:
+    return tuple(order[(i * size + j) % len(order)] for j in range(size))
+
+  return batch
+
+
+def _without_replacement(
+  tasks: Sequence[TaskSpec], size: int, seed: int
+) -> Batches:
+  @functools.lru_cache(maxsize=4)
+  def order(epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(len(tasks))
+
+  def at(place: int) -> TaskSpec:
+    epoch, j = divmod(place, len(tasks))
+    return tasks[order(epoch)[j]]
+
+  return lambda i: tuple(at(i * size + j) for j in range(size))
+
+
+def _by_difficulty(
+  tasks: Sequence[TaskSpec], size: int, seed: int, steps: int
+) -> Batches:
+  easy_first = sorted(tasks, key=lambda t: (difficulty(t), t.task_id))
+
+  def batch(i: int) -> tuple[TaskSpec, ...]:
+    share = min(1.0, (i + 1) / steps)
+    n = max(min(size, len(tasks)), math.ceil(share * len(tasks)))
+    rng = np.random.default_rng([seed, i])
+    return tuple(easy_first[j] for j in rng.integers(n, size=size))
+
+  return batch
+
+
+_BATCHES: Mapping[str, Any] = {
+  "uniform": _uniform,
+  "balanced": _balanced,
+  "round_robin": _round_robin,
+  "without_replacement": _without_replacement,
+  "by_difficulty": _by_difficulty,
+}
+
+
+def _grouped(
+  tasks: Sequence[TaskSpec], key: Callable[[TaskSpec], str]
+) -> list[list[TaskSpec]]:
+  groups: dict[str, list[TaskSpec]] = {}
+  for t in tasks:
+    groups.setdefault(key(t), []).append(t)
+  return list(groups.values())
+
+
+def family(spec: TaskSpec) -> str:
+  """What balancing balances: telecom's kind of issue, elsewhere the domain.
+
+  Telecom ids begin with it: `[mms_issue]...`. For choosing tasks only; an id
+  is never shown to anything that acts.
+  """
+  kind, closed, _ = spec.task_id.partition("]")
+  return f"{spec.domain}:{kind[1:]}" if closed else spec.domain
+
+
+def difficulty(spec: TaskSpec) -> int:
+  """Number of gold actions. For choosing training tasks only."""
+  criteria = task(spec).evaluation_criteria
+  return len((criteria and criteria.actions) or [])
 
 
 # ----------------------------------------------------------------- one task
