@@ -98,66 +98,88 @@ def manual(env: Env, rng: random.Random) -> Iterator[Act]:
   """Telecom only: see `telecom_manual`."""
   if env.spec.domain != "telecom":
     raise ValueError(f"telecom_manual is for telecom, not {env.spec.domain!r}")
+  facts, read = telecom_manual.begin(env.ticket), 0
   while True:
-    # What an agent sees: all words, and results of its own calls.
-    seen = (
-      t
-      for t in env.turns
-      if not (t.role == "user" and t.tool_calls) and t.requestor != "user"
-    )
-    yield telecom_manual.next_act(telecom_manual.observe(seen, env.ticket))
+    turns = env.turns
+    for turn in turns[read:]:
+      telecom_manual.read_turn(turn, facts)
+    read = len(turns)
+    yield telecom_manual.next_act(facts)
 
 
 def wander(env: Env, rng: random.Random) -> Iterator[Act]:
-  """Up to ten random calls or requests, then the end."""
+  """Up to twelve random calls or requests, then the end.
+
+  It asks who the user is first, so that there are ids to choose from.
+  """
+  if not env.spec.solo:
+    yield Act.message("ask:identity")
   tools = [*env.domain.tools, *env.domain.user_tools]
   tools = [t for t in tools if t.name != _TRANSFER.name]
-  for _ in range(rng.randint(1, 10)):
+  for _ in range(rng.randint(1, 12)):
     tool = rng.choice(tools)
     words = [t.content or "" for t in env.turns] + [env.ticket or ""]
-    arguments = _fill(tool, sorted(set(_ID.findall(" ".join(words)))), rng)
+    arguments = _fill(tool, " ".join(words), rng)
     if tool.owner == "user" and tool.name not in speech.REQUESTS:
       continue  # set_apn_settings takes an object that nobody says
     yield Act("user" if tool.owner == "user" else "agent", tool.name, arguments)
 
 
-# Whatever carries a digit: ids, dates, phone numbers, amounts.
-_ID = re.compile(r"#?[A-Za-z_]*\d[\w@.-]*")
+# What ids look like, by how a parameter's name ends; the last is for all.
+_IDS: Mapping[str, str] = {
+  "user_id": r"\b[a-z]+_[a-z]+_\d+\b|\buser_\d\b",
+  "order_id": r"#W\d+",
+  "product_id": r"\b\d{10}\b",
+  "item_id": r"\b\d{10}\b",
+  "item_ids": r"\b\d{10}\b",
+  "reservation_id": r"\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]{6}\b",
+  "payment_id": r"\b(?:credit_card|gift_card|certificate)_\d+",
+  "payment_method_id": r"\b(?:credit_card|gift_card|paypal)_\d+",
+  "flight_number": r"\bHAT\d{3}\b",
+  "date": r"\b20\d\d-\d\d-\d\d\b",
+  "origin": r"\b[A-Z]{3}\b",
+  "destination": r"\b[A-Z]{3}\b",
+  "email": r"[\w.]+@[\w.]+",
+  "zip": r"\b\d{5}\b",
+  "phone_number": r"\b\d{3}-\d{3}-\d{4}\b",
+  "customer_id": r"\bC\d{4}\b",
+  "line_id": r"\bL\d{4}\b",
+  "bill_id": r"\bB\d{4,}\b",
+  "task_id": r"\btask_\d\b",
+  "id": r"\b[A-Z]\d{4}\b",
+  "": r"#?[A-Za-z_]*\d[\w@.-]*",
+}
 
 
-def _fill(
-  tool: ToolSchema, seen: list[str], rng: random.Random
-) -> dict[str, Any]:
+def _fill(tool: ToolSchema, text: str, rng: random.Random) -> dict[str, Any]:
+  """Random arguments that fit the tool's schema: ids seen in `text`."""
   root = tool.parameters
   names = root.get("required", ())
-  arguments = {n: _value(root["properties"][n], root, seen, rng) for n in names}
-  for name in set(arguments) & set(speech.CHOICES):
-    arguments[name] = rng.choice(speech.CHOICES[name])
-  if tool.name == "set_network_mode_preference":
-    arguments["mode"] = rng.choice(speech.CHOICES["mode"])
-  return arguments
+  return {n: _value(n, root["properties"][n], root, text, rng) for n in names}
 
 
 def _value(
+  name: str,
   schema: Mapping[str, Any],
   root: Mapping[str, Any],
-  seen: list[str],
+  text: str,
   rng: random.Random,
 ) -> Any:
-  """A random value that fits a JSON schema; strings are ids seen so far."""
+  """A random value for the parameter `name`, which fits its JSON schema."""
   if "$ref" in schema:
     schema = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
   if "anyOf" in schema:
-    return _value(rng.choice(schema["anyOf"]), root, seen, rng)
-  if "enum" in schema:
-    return rng.choice(schema["enum"])
+    return _value(name, rng.choice(schema["anyOf"]), root, text, rng)
+  if choices := schema.get("enum") or speech.CHOICES.get(name):
+    return rng.choice(choices)
   kind = schema.get("type")
   if kind == "array":
-    items = [_value(schema.get("items", {}), root, seen, rng)]
-    return items * rng.randint(0, 2)
+    items = schema.get("items", {})
+    count = rng.randint(1, 2)
+    return [_value(name, items, root, text, rng) for _ in range(count)]
   if kind == "object":
     fields = schema.get("properties", {})
-    return {k: _value(v, root, seen, rng) for k, v in fields.items()}
+    return {k: _value(k, v, root, text, rng) for k, v in fields.items()}
   if kind == "boolean":
     return rng.random() < 0.5
   if kind == "integer":
@@ -166,7 +188,9 @@ def _value(
     return round(rng.uniform(0, 100), 2)
   if kind == "null":
     return None
-  return rng.choice(seen) if seen else "unknown"
+  pattern = _IDS.get(name) or _IDS[""]
+  seen = re.findall(pattern, text) or re.findall(_IDS[""], text)
+  return rng.choice(sorted(set(seen)) or ["unknown"])
 
 
 POLICIES = {

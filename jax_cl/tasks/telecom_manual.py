@@ -1,6 +1,7 @@
 """tau2's tech-support manual as tables: what to look up, what to repair.
 
-`observe` reads what an agent may see into facts; `next_act` is a pure function
+`observe` (or `begin` and `read_turn`) reads what an agent may see into facts;
+`next_act` is a pure function
 of the facts: first every look-up of `LOOKUPS` that concerns the issue, then
 the first escalation or repair whose condition holds, then the user's own test
 of the problem, then the end. It sees neither the task nor the user's tool
@@ -159,33 +160,44 @@ def read_result(call: ToolCall, text: str, facts: Facts) -> None:
     read_text(text, facts)
 
 
-def observe(turns: Iterable[Turn], ticket: str | None = None) -> Facts:
-  """The facts an agent knows after `turns`; with a ticket in solo mode."""
-  facts: Facts = {"solo": ticket is not None, "said": set()}
+def begin(ticket: str | None = None) -> Facts:
+  """What is known before anything was said; a ticket means solo mode."""
+  facts: Facts = {"said": set(), "calls": {}}
   if ticket is not None:
     facts["issue"] = issue_of(ticket)
     facts["abroad"] = False  # unless the ticket says otherwise
     facts["refuel_gb"] = MAX_REFUEL_GB
     facts["confirmed"] = True
     read_text(ticket, facts)
-  calls: dict[str, ToolCall] = {}
+  return facts
+
+
+def read_turn(turn: Turn, facts: Facts) -> None:
+  """Takes one turn into the facts. Calls of the user's own are not seen."""
+  if turn.role == "assistant":
+    facts["calls"].update({c.id: c for c in turn.tool_calls})
+    acts = {c.name for c in turn.tool_calls}
+    acts |= set(re.findall(r"Please run (\w+)", turn.content or ""))
+    if acts - LOOKS:
+      facts.pop("fixed", None)
+    facts["said"].add(turn.content)
+  elif turn.role == "user" and turn.content:
+    facts.setdefault("issue", issue_of(turn.content))
+    if _CONFIRM in facts["said"]:
+      facts.setdefault("confirmed", turn.content.startswith("Yes"))
+    read_text(turn.content, facts)
+    if speech.say("ask:location") in facts["said"]:
+      facts.setdefault("abroad", False)  # asked, and not known
+  elif turn.role == "tool" and turn.requestor != "user" and not turn.error:
+    if call := facts["calls"].get(turn.call_id):
+      read_result(call, turn.content or "", facts)
+
+
+def observe(turns: Iterable[Turn], ticket: str | None = None) -> Facts:
+  """The facts that an agent knows after `turns`."""
+  facts = begin(ticket)
   for turn in turns:
-    if turn.role == "assistant":
-      calls.update({c.id: c for c in turn.tool_calls})
-      acts = {c.name for c in turn.tool_calls}
-      acts |= set(re.findall(r"Please run (\w+)", turn.content or ""))
-      if acts - LOOKS:
-        facts.pop("fixed", None)
-      facts["said"].add(turn.content)
-    elif turn.role == "user" and turn.content:
-      facts.setdefault("issue", issue_of(turn.content))
-      if _CONFIRM in facts["said"]:
-        facts.setdefault("confirmed", turn.content.startswith("Yes"))
-      if speech.say("ask:location") in facts["said"]:
-        facts.setdefault("abroad", False)
-      read_text(turn.content, facts)
-    elif turn.role == "tool" and turn.call_id in calls and not turn.error:
-      read_result(calls[turn.call_id], turn.content or "", facts)
+    read_turn(turn, facts)
   return facts
 
 
