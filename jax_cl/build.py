@@ -43,11 +43,12 @@ def check(config: ConfigDict) -> None:
       f"batch {config.train.batch_size} is not a multiple of "
       f"{config.train.devices} devices"
     )
-  domains = config.stream.get("domains")
-  if isinstance(domains, str):
-    names = tuple(d.strip() for d in domains.split(","))
+  domains = config.stream.get("domains", ())
+  joined = ",".join([domains] if isinstance(domains, str) else domains)
+  if isinstance(domains, str) or any("," in d for d in domains):
+    names = tuple(d.strip() for d in joined.split(","))
     raise ValueError(
-      f"stream.domains is the text {domains!r}; write a tuple: "
+      f"stream.domains is one text, {joined!r}; write a tuple: "
       f'--config.stream.domains="{names!r}"'
     )
 

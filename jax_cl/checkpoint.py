@@ -10,12 +10,10 @@ so a kill during a save leaves the checkpoint before it in force.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
 import shutil
-import warnings
 from typing import Any
 
 import jax
@@ -49,8 +47,8 @@ def save(
   path = path_of(workdir, stage, step)
   if path.exists():  # saved before a resume: the same state, bit for bit
     return
-  items = {"state": state, "host": {"json": json.dumps(host)}}
-  ocp.save_checkpointables(path, items)
+  with _context():
+    ocp.save_checkpointables(path, {"state": state, "host": host})
   for old in places(workdir):
     if old < (stage, step) and old[1] > 0:
       shutil.rmtree(path_of(workdir, *old))
@@ -70,7 +68,7 @@ def host(workdir: str | os.PathLike, stage: int, step: int) -> dict[str, Any]:
   if not path.exists():
     known = ", ".join(f"{a} (step {b})" for a, b in places(workdir)) or "none"
     raise ValueError(f"there is no checkpoint {path}; stages there: {known}")
-  return json.loads(_load(path, {"host": None})["host"]["json"])
+  return _load(path, {"host": None})["host"]
 
 
 def restore(
@@ -98,9 +96,7 @@ def restore(
 
 def _load(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
   try:
-    with warnings.catch_warnings():
-      # The host's text has no sharding, and orbax says so.
-      warnings.filterwarnings("ignore", message="Sharding info not provided")
+    with _context():
       return ocp.load_checkpointables(path, abstract)
   except Exception as e:  # orbax and tensorstore raise many kinds
     reason = str(e).strip().splitlines()
@@ -109,6 +105,15 @@ def _load(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
       f"config; delete it to resume from the one before "
       f"({type(e).__name__}: {reason[0][:160] if reason else ''})"
     ) from e
+
+
+def _context() -> ocp.Context:
+  """The host's side is one JSON file; by itself orbax would take it apart."""
+  registry = ocp.handlers.local_registry()
+  registry.add(ocp.handlers.JsonHandler, checkpointable_name="host")
+  context = ocp.Context()
+  context.checkpointables.registry = registry
+  return context
 
 
 def _listing(folder: pathlib.Path) -> list[pathlib.Path]:

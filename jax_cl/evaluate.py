@@ -43,7 +43,7 @@ def row(
   """
   out = {}
   for domain in what.domains if domains is None else domains:
-    episodes = what.evaluate(params, frozen, domain, split, seed, trials)
+    episodes = what.evaluate(params, frozen, domain, split, seed, trials, stage)
     out[domain] = [logs.episode_row(e, "eval", stage, step) for e in episodes]
     for one in out[domain]:
       log(one)

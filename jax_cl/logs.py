@@ -51,14 +51,15 @@ class Workdir:
     """Writes config.json, or checks that the folder is this config's."""
     file = self.path / "config.json"
     new = json.loads(json.dumps(config))
-    if file.exists():
+    started = (self.path / "checkpoints").exists()  # else nothing is lost
+    if file.exists() and started:
       changed = differences(read_json(file), new)
       if changed:
         raise ValueError(
           f"{self.path} belongs to another run ({'; '.join(changed[:3])}): "
           "name another --workdir, or delete this one"
         )
-    elif any(p.name != ".lock" for p in self.path.iterdir()):
+    elif not file.exists() and set(os.listdir(self.path)) - {".lock"}:
       raise ValueError(
         f"{self.path} holds other files and no config.json: name another "
         "--workdir"

@@ -61,13 +61,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
       try:
         one.stream(hold)
       except KeyboardInterrupt:
-        one.save()
         console.say(
-          f"\nInterrupted and saved in {files.path}: the same command goes on."
+          f"\nInterrupted; saved in {files.path}. The same command goes on "
+          f"from stage {one.place.stage}, step {one.place.step}."
         )
         raise
       finally:
-        one.tracker_close()
+        one.close()
     results = metrics.recompute(files.path)
     console.final(results, files.path)
     return results
@@ -111,14 +111,19 @@ class _Run:
     )
     demos = what.demos(k) if stage.clone_steps else None
     began = time.monotonic()
-    with self.console.bar(k, stage.name, stage.steps, n) as bar:
-      for n in range(n, stage.steps):
-        batch, values = self.experience(k, n, demos)
-        with hold():
-          self.learn(k, n, batch, demos, values, bar)
-    self.timing("train", k, began)
+    try:
+      with self.console.bar(k, stage.name, stage.steps, n) as bar:
+        for n in range(n, stage.steps):
+          batch, values = self.experience(k, n, demos)
+          with hold():
+            self.learn(k, n, batch, demos, values, bar)
+    except KeyboardInterrupt:  # state, logs and place are of one step
+      with hold():
+        self.save()
+      raise
     with hold():
       self.save()
+    self.timing("train", k, began)
 
     began = time.monotonic()
     if self.method.rows:
@@ -330,7 +335,7 @@ class _Run:
     row = {"what": what, "stage": k, "seconds": time.monotonic() - began}
     self.files.append("timing.jsonl", row)
 
-  def tracker_close(self) -> None:
+  def close(self) -> None:
     for tracker in self.trackers:
       tracker.close()
 

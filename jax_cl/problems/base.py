@@ -106,9 +106,11 @@ class Problem(Protocol):
     split: str,
     seed: int,
     trials: int,
+    stage: int,
   ) -> list[types.Episode]:
     """`trials` episodes of every task of a split, in a fixed order.
 
+    `stage` is the one just trained on (-1: none): growing action spaces.
     `info["trial"]` counts them. All of `info` that is a number, a string or a
     boolean goes into `episodes.jsonl`.
     """

@@ -67,7 +67,7 @@ class Supervised:
   def batch(self, episodes, seed):
     raise NotImplementedError("supervised rows have no episodes to collect")
 
-  def evaluate(self, params, frozen, domain, split, seed, trials):
+  def evaluate(self, params, frozen, domain, split, seed, trials, stage):
     x, y = self._data[self.domains.index(domain)][split]
     key = jax.random.key(seed)
     action, _, _ = self._act(params, frozen, {"x": x}, key, greedy=True)

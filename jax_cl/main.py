@@ -1,0 +1,109 @@
+"""Runs one experiment, or goes on with it.
+
+  python -m jax_cl.main --config=configs/blobs.py [--config.cl.name=replay]
+      [--config.cl.args.replay.ratio=.5] [--workdir=runs/mine]
+
+Every key of the config can be set on the command line. The workdir is
+runs/<name of the config file> unless given; the same command resumes.
+Exit codes: 0 done, 2 a mistake in what was asked for (said in one line), 1 the
+run failed, 130 interrupted (and saved).
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  args = list(sys.argv if argv is None else ["main", *argv])
+  if {"--help", "-h", "--helpfull"} & set(args):
+    print(__doc__)
+    return 0
+  try:
+    config, workdir = parse(args)
+    from jax_cl import train  # after the flags: a typo costs no import of jax
+
+    train.run(config, workdir)
+  except ValueError as e:
+    print(f"error: {_one_line(e)}", file=sys.stderr)
+    return 2
+  except FloatingPointError as e:
+    print(f"stopped: {_one_line(e)}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
+  return 0
+
+
+def parse(args: Sequence[str]) -> tuple[ConfigDict, str]:
+  """(locked config, workdir) of a command line, or ValueError."""
+  values = _parse(args)
+  if values.config is None:
+    raise ValueError("which experiment? give --config=configs/NAME.py")
+  name = next(a for a in args if a.lstrip("-").split("=")[0] == "config")
+  file = name.split("=", 1)[1] if "=" in name else args[args.index(name) + 1]
+  stem = pathlib.Path(file.split(":")[0]).stem
+  variant = "-" + file.split(":", 1)[1] if ":" in file else ""
+  return values.config, values.workdir or f"runs/{stem}{variant}"
+
+
+def _parse(args: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config",
+    help_string="The experiment.",
+    lock_config=True,
+    flag_values=values,
+    sys_argv=list(args),
+  )
+  flags.DEFINE_string("workdir", None, "Where it lives.", flag_values=values)
+  try:
+    rest = values(list(args))[1:]
+    if values.config is not None:
+      values.config.keys()  # what failed to load says so when it is read
+  except flags.Error as e:
+    raise ValueError(str(e)) from e
+  except (AttributeError, KeyError) as e:
+    raise ValueError(_mistyped(args) or str(e)) from e
+  except (OSError, ImportError, SyntaxError) as e:
+    raise ValueError(f"the config cannot be loaded: {_reason(e)}") from e
+  if rest:
+    raise ValueError(
+      f"what is {rest[0]!r}? Options begin with --config. or --workdir="
+    )
+  return values
+
+
+def _mistyped(args: Sequence[str]) -> str | None:
+  """Names the first `--config.a.b` that the config does not have."""
+  from jax_cl import build
+
+  sets = [a for a in args if a.lstrip("-").startswith("config.")]
+  config = _parse([a for a in args if a not in sets]).config
+  for arg in sets:
+    at, path = config, "config"
+    for part in arg.lstrip("-").split("=")[0].split(".")[1:]:
+      if not isinstance(at, ConfigDict) or part not in at:
+        known = sorted(at) if isinstance(at, ConfigDict) else []
+        near = build.nearest(part, known)
+        return f"{path} has no key {part!r}{near}; it has: {', '.join(known)}"
+      at, path = at[part], f"{path}.{part}"
+  return None
+
+
+def _reason(e: BaseException) -> str:
+  """The innermost line of a loading error, without its list of attempts."""
+  return str(e).strip().splitlines()[-1].strip()
+
+
+def _one_line(e: BaseException) -> str:
+  return " ".join(str(e).split())
+
+
+if __name__ == "__main__":
+  sys.exit(main())
