@@ -8,6 +8,7 @@ the first episode starts, never before.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -15,6 +16,13 @@ from typing import Any
 
 from jax_cl.tasks.users import UserError
 from jax_cl.types import Scenario, ToolCall, ToolSchema, Turn, User
+
+# Asking again does not help: bad request, no such key, model or permission.
+_HOPELESS = (400, 401, 403, 404, 422)
+# Recent litellm imports this for any request with tools, and it needs a
+# package that litellm does not depend on. Tools of a gateway, which it is
+# for, are not ours.
+_MCP = "litellm.responses.mcp.chat_completions_handler"
 
 
 def make(
@@ -100,8 +108,11 @@ class _Simulated:
 
     schemas: Any = [_schema(t) for t in tools] or None
     instructions: Any = _instructions(scenario)  # tau2 passes a str as well
+    arguments = {**self._arguments, "seed": seed}
+    if importlib.util.find_spec(_MCP):
+      arguments["_skip_mcp_handler"] = True
     self._simulator = UserSimulator(
-      schemas, instructions, self._model, {**self._arguments, "seed": seed}
+      schemas, instructions, self._model, arguments
     )
     self._state = self._simulator.get_init_state()
 
@@ -120,13 +131,17 @@ class _Simulated:
         if said.tool_calls or (said.content or "").strip():
           return _to_turn(said)
         error: Exception = ValueError("the model said nothing")
+      except ImportError:
+        raise  # the installation is broken, not the episode
       except Exception as e:  # litellm raises some thirty kinds
         error = e
       del self._state.messages[known:]
+      if getattr(error, "status_code", None) in _HOPELESS:
+        break
       if attempt < self._retries:
         time.sleep(min(60.0, self._backoff_s * 2**attempt))
     raise UserError(
-      f"user model {self._model!r} failed {self._retries + 1} times: "
+      f"user model {self._model!r} failed {attempt + 1} times: "
       f"{type(error).__name__}: {error}"
     ) from error
 
