@@ -10,6 +10,7 @@ a replay does not repeat itself (random bill ids) or a power was refused.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -126,3 +127,34 @@ def _assertions(task: Any, turns: Sequence[Turn], judge: Judge | None) -> float:
   if len(met) != len(assertions):
     raise ValueError(f"{len(assertions)} assertions, judge decided {len(met)}")
   return float(all(met))
+
+
+def litellm_judge(model: str, **args: Any) -> Judge:
+  """tau2's own judge, with its own prompt, through any litellm model.
+
+  Args:
+    args: to litellm, for instance temperature=0, api_base="http://...".
+
+  Nothing is imported and no call is made before the first verdict that needs
+  it; then litellm is (8-10 s).
+  """
+
+  def judge(turns: Sequence[Turn], assertions: Sequence[str]) -> list[bool]:
+    from tau2.evaluator import evaluator_nl_assertions as stock
+
+    from jax_cl.tasks import stock as messages
+
+    # tau2 reads model and arguments from constants of its module: its function
+    # over a copy of those names, so that nobody else's judge changes.
+    ask = stock.NLAssertionsEvaluator.evaluate_nl_assertions.__func__
+    names = {
+      **ask.__globals__,
+      "DEFAULT_LLM_NL_ASSERTIONS": model,
+      "DEFAULT_LLM_NL_ASSERTIONS_ARGS": args,
+    }
+    ask = types.FunctionType(ask.__code__, names)
+    said = [messages.to_tau2(t) for t in turns]
+    checks = ask(stock.NLAssertionsEvaluator, said, list(assertions))
+    return [check.met for check in checks]
+
+  return judge

@@ -23,6 +23,7 @@ import enum
 import functools
 import importlib
 import json
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,18 +84,11 @@ def use_data_dir(data_dir: str | Path | None) -> None:
       f"read tasks from {_data_dir or 'the installed tau2'}; name it in the "
       "first load, or start a new process"
     )
-  _import_tau2()
   import tau2.utils
   import tau2.utils.utils
 
   tau2.utils.DATA_DIR = tau2.utils.utils.DATA_DIR = path
   _data_dir = path
-
-
-def _import_tau2() -> None:
-  from loguru import logger
-
-  logger.disable("tau2")  # other users' sinks stay as they are
 
 
 def read_json(path: Path) -> Any:
@@ -366,11 +360,24 @@ def _state(db: Any) -> Any:
 # ---------------------------------------------------------------------- store
 
 
+class _PerTask:
+  """Values by task: by the object, since a recorded file may bring another
+  form of a task that tau2 knows by the same id."""
+
+  def __init__(self):
+    self._held: dict[int, tuple[Task, Any]] = {}
+
+  def get(self, task: Task, make: Callable[[Task], Any]) -> Any:
+    hit = self._held.get(id(task))
+    if hit is None:
+      hit = self._held[id(task)] = (task, make(task))
+    return hit[1]
+
+
 class Store:
   """A domain's rules and data, shared by all of its episodes."""
 
   def __init__(self, name: str):
-    _import_tau2()
     self.name = name
     root = f"tau2.domains.{name}"
     self.module = importlib.import_module(f"{root}.environment")
@@ -392,8 +399,8 @@ class Store:
     )
     self._tabled = all(isinstance(x, dict) for x in self._db.__dict__.values())
     self._rows = self._tables(self._db)
-    self._prepared: dict[str, Any] = {}
-    self._gold: dict[str, Any] = {}
+    self._prepared = _PerTask()
+    self._gold = _PerTask()
     self._policies: dict[bool, str] = {}
 
   def policy(self, solo: bool) -> str:
@@ -413,17 +420,9 @@ class Store:
     """The state before a task's first turn."""
     if self._tabled:
       return self._prepare(task, solo, safe)
-    if task.id not in self._prepared:
-      world = self._prepare(task, False, safe)
-      user = world.environment.user_tools
-      vpn = user.default_vpn_details
-      self._prepared[task.id] = (
-        copier(world.environment.tools.db),
-        copier(user.db),
-        copier(vpn),
-        user.db.device.vpn_details is vpn,
-      )
-    new_db, new_user_db, new_vpn, alias = self._prepared[task.id]
+    new_db, new_user_db, new_vpn, alias = self._prepared.get(
+      task, self._snapshot
+    )
     user_db = new_user_db()
     # `break_vpn` spoils the default through the phone: they stay one object.
     vpn = user_db.device.vpn_details if alias else new_vpn()
@@ -431,21 +430,29 @@ class Store:
 
   def gold(self, task: Task) -> Any:
     """`World.state` after the task's gold actions, as the evaluator has it."""
-    if task.id not in self._gold:
-      # tau2 judges against a world that is never solo, swallows errors of
-      # gold actions and does not synchronise after them.
-      world = self.world(task, solo=False, safe=False)
-      for action in task.evaluation_criteria.actions or []:
-        try:
-          world.environment.make_tool_call(
-            tool_name=action.name,
-            requestor=action.requestor,
-            **action.arguments,
-          )
-        except Exception:
-          pass
-      self._gold[task.id] = world.state()
-    return self._gold[task.id]
+    return self._gold.get(task, self._play_gold)
+
+  def _play_gold(self, task: Task) -> Any:
+    # tau2 judges against a world that is never solo, swallows errors of gold
+    # actions and does not synchronise after them.
+    world = self.world(task, solo=False, safe=False)
+    for action in task.evaluation_criteria.actions or []:
+      try:
+        world.environment.make_tool_call(
+          tool_name=action.name,
+          requestor=action.requestor,
+          **action.arguments,
+        )
+      except Exception:
+        pass
+    return world.state()
+
+  def _snapshot(self, task: Task) -> tuple[Any, ...]:
+    environment = self._prepare(task, False, False).environment
+    user = environment.user_tools
+    vpn = user.default_vpn_details
+    alias = user.db.device.vpn_details is vpn
+    return (copier(environment.tools.db), copier(user.db), copier(vpn), alias)
 
   def _prepare(self, task: Task, solo: bool, safe: bool) -> World:
     initial = task.initial_state
@@ -472,11 +479,12 @@ class Store:
   def _base_rows(self, task: Task, data: Any) -> dict[str, Rows]:
     if data is None or data.agent_data is None:
       return self._rows
-    if task.id not in self._prepared:
-      toolkit = self._tools(self._db)
-      toolkit.update_db(data.agent_data)  # makes a new database
-      self._prepared[task.id] = self._tables(toolkit.db)
-    return self._prepared[task.id]
+    return self._prepared.get(task, self._own_rows)
+
+  def _own_rows(self, task: Task) -> dict[str, Rows]:
+    toolkit = self._tools(self._db)
+    toolkit.update_db(task.initial_state.initialization_data.agent_data)
+    return self._tables(toolkit.db)  # update_db has made a new database
 
   def _tables(self, db: Any) -> dict[str, Rows]:
     if not self._tabled:
@@ -532,12 +540,15 @@ class StockStore:
   """A registered domain without a fast store: stock worlds, whole dumps."""
 
   def __init__(self, name: str):
-    _import_tau2()
-    from tau2.registry import registry  # litellm: 8-10 s
+    # Only tau2 itself or somebody who has imported the registry can have
+    # registered a domain, so that a mistyped name costs no import (8-10 s).
+    known = {*FAST, "telecom-workflow"}
+    if name in known or "tau2.registry" in sys.modules:
+      from tau2.registry import registry
 
-    known = sorted({*FAST, *registry.get_domains()})
-    if name not in registry.get_domains():
-      raise ValueError(unknown("domain", name, known))
+      known |= set(registry.get_domains())
+    if name not in known:
+      raise ValueError(unknown("domain", name, sorted(known)))
     warnings.warn(
       f"domain {name!r} has no fast store: it runs on tau2's stock "
       "environment, which loads its database for every episode",
@@ -547,7 +558,7 @@ class StockStore:
     self.folder = None
     self.registry = registry
     self._constructor = registry.get_env_constructor(name)
-    self._gold: dict[str, Any] = {}
+    self._gold = _PerTask()
 
   def policy(self, solo: bool) -> str:
     return self._constructor(solo_mode=solo).policy
@@ -570,7 +581,7 @@ class StockStore:
       )
     return World(environment, safe)
 
-  gold = Store.gold
+  gold, _play_gold = Store.gold, Store._play_gold
 
 
 @functools.cache

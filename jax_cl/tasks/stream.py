@@ -125,18 +125,6 @@ def _by_hash(ids: Sequence[str], salt: str) -> list[str]:
   return sorted(ids, key=key)
 
 
-def fingerprint(name: str) -> str:
-  """SHA-256 of a domain's data files: database, tasks, splits, policies."""
-  folder = store.store(name).folder
-  if folder is None:
-    raise ValueError(f"domain {name!r} has no data files of its own")
-  digest = hashlib.sha256()
-  for path in sorted(folder.iterdir()):
-    if path.suffix in (".json", ".toml", ".md") and "_full" not in path.stem:
-      digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-  return digest.hexdigest()
-
-
 # ------------------------------------------------------------------- curricula
 
 
