@@ -15,6 +15,7 @@ Nothing here reads a task: only `actions.State`, which only saw the dialogue.
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from collections.abc import Sequence
@@ -30,8 +31,9 @@ BLOCKS = (
 # Sums are divided by a constant rather than by their length: a mean over sixty
 # report lines would make each line's weight sixty times harder to learn.
 SCALE = {"reports": 6.0, "done": 2.0, "open": 2.0}
+LEDGER = 32  # hashed (type, status) of what was named and not yet acted on
 BUCKETS = 24  # hashed categorical fields of a candidate
-NUMERIC = 40  # the named features below
+NUMERIC = 56  # the named features below
 WIDTH = NUMERIC + BUCKETS  # Dc
 _WORD = re.compile(r"[a-z0-9]+")
 _SMALL = frozenset(
@@ -40,13 +42,27 @@ _SMALL = frozenset(
 )
 
 
-def words(text: str) -> list[str]:
+# Words that ask for an extreme, in the order of `_extremes`.
+CUES = (
+  re.compile(r"\b(max\w*|most|bigge\w+|large\w*|high\w*|longe\w+|more|upgrade"
+             r"|bright\w+|fast\w*|late\w*)\b"),
+  re.compile(r"\b(min\w*|least|small\w*|low\w*|short\w*|less|downgrade"
+             r"|early|earli\w+)\b"),
+  re.compile(r"\b(cheap\w*|save|lowest price|least expensive)\b"),
+  re.compile(r"\b(most expensive|expensive|lottery)\b"),
+)  # fmt: skip
+ALL = re.compile(r"\b(all|every|everything|both|entire)\b")
+EXCEPT = re.compile(r"\b(?:except|but not|other than|keep|besides)\b(.*)")
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def words(text: str) -> tuple[str, ...]:
   """Lower-case words, plural s dropped, function words left out."""
   out = []
   for w in _WORD.findall(text.lower()):
     if w not in _SMALL:
       out.append(w[:-1] if len(w) > 3 and w.endswith("s") else w)
-  return out
+  return tuple(out)
 
 
 class Featurizer:
@@ -55,6 +71,12 @@ class Featurizer:
   Hidden states of one LLM share a large common component; they are centred and
   whitened (shrinkage `shrink`) on texts that belong to no task: schemas and
   policies of the stream's domains. `width` keeps that many leading directions.
+
+  A text's vector z is that unit vector u beside `rff` random Fourier features
+  of it, sqrt(2/rff) cos(gamma W u + b), whose inner products approach
+  exp(-gamma^2 |u - v|^2 / 2) (Rahimi & Recht 2007). The first part says what a
+  text is about; the second tells "Airplane Mode: ON" from "Airplane Mode: OFF"
+  in a sum over thirty texts, where hidden states all but cancel.
   """
 
   def __init__(
@@ -63,8 +85,10 @@ class Featurizer:
     space: actions.ActSpace,
     reference: Sequence[str],
     *,
-    width: int = 256,
+    width: int = 128,
     shrink: float = 0.1,
+    rff: int = 384,
+    gamma: float = 4.0,
   ):
     self.embedder = embedder
     self.space = space
@@ -74,7 +98,11 @@ class Featurizer:
     values, vectors = np.linalg.eigh(np.cov((raw - self.mean).T))
     order = np.argsort(values)[::-1][:width]
     values, vectors = values[order], vectors[:, order]
-    self.width = len(order)
+    self.linear = len(order)
+    self.width = self.linear + rff
+    rng = np.random.default_rng(0)
+    self.rff_w = gamma * rng.standard_normal((self.linear, rff))
+    self.rff_b = rng.uniform(0, 2 * np.pi, rff)
     floor = shrink * values.mean()
     self.project = vectors / np.sqrt(np.maximum(values, 0) + floor)
     self.cache: dict[str, np.ndarray] = {}
@@ -86,19 +114,22 @@ class Featurizer:
   def spec(self) -> dict[str, tuple[tuple[int, ...], type]]:
     """Leaf -> (shape, dtype) of one row of obs."""
     return {
-      "phi": ((len(BLOCKS) * self.width + 1,), np.float32),
-      "cand": ((actions.MAX_CANDIDATES, WIDTH), np.float32),
+      "phi": ((len(BLOCKS) * self.width + LEDGER + 1,), np.float16),
+      "cand": ((self.n_options, WIDTH), np.float16),
       "mask": ((self.n_options,), np.bool_),
       "slot": ((), np.int32),  # -1 for the tool head
     }
 
   # ------------------------------------------------------------------ texts
   def vectors(self, texts: Sequence[str]) -> np.ndarray:
-    """float32[n, width], unit length, whitened. Cached by text."""
+    """float32[n, width], both parts of each text. Cached by text."""
     new = [t for t in dict.fromkeys(texts) if t not in self.cache]
     if new:
       z = (self.embedder.embed(new) - self.mean) @ self.project
       z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-6)
+      if n_rff := len(self.rff_b):
+        waves = np.cos(z @ self.rff_w + self.rff_b) * np.sqrt(2 / n_rff)
+        z = np.concatenate([z, waves], axis=1)
       self.cache.update(zip(new, z.astype(np.float32), strict=True))
     if not texts:
       return np.zeros((0, self.width), np.float32)
@@ -118,7 +149,7 @@ class Featurizer:
     self.vectors(texts)
 
   def phi(self, state: actions.State, mask: Sequence[bool]) -> np.ndarray:
-    """float32[blocks * width + 1], the last entry is 1."""
+    """float32[blocks * width + ledger + 1], the last entry is 1."""
     out = np.zeros((len(BLOCKS), self.width), np.float32)
     reports = [t for ts in state.reports.values() for t in ts]
     for k, texts in enumerate(
@@ -143,7 +174,25 @@ class Featurizer:
     ]
     if open_:
       out[6] = np.sum(open_, 0) / SCALE["open"]
-    return np.append(out.ravel(), np.float32(1.0))
+    one = np.ones(1, np.float32)
+    return np.concatenate([out.ravel(), self.ledger(state), one])
+
+  def ledger(self, state: actions.State) -> np.ndarray:
+    """What the user named and nothing has been done with, by type and status.
+
+    Entities that share no id with any call that changed something.
+    """
+    out = np.zeros(LEDGER, np.float32)
+    user = _user_words(state)
+    text = " ".join(state.user_texts)
+    used = state.used_in_writes()
+    for type in ("item", "order", "reservation", "product", "bill", "line"):
+      for e in state.seen.of(type):
+        named = e.id in text or _named(_parts(e), user) >= 1
+        if named and e.key not in used:
+          status = e.fields.get("status") or e.fields.get("cabin", "")
+          out[zlib.crc32(f"{type}={status}".encode()) % LEDGER] = 1
+    return out
 
   # ------------------------------------------------------------------- rows
   def obs(
@@ -152,18 +201,18 @@ class Featurizer:
     """One row of `Batch.obs` for a choice."""
     mask = np.zeros(self.n_options, np.bool_)
     mask[: len(choice.mask)] = choice.mask
+    phi = np.zeros(self.spec["phi"][0], np.float32)
+    cand = np.zeros(self.spec["cand"][0], np.float32)
+    slot = -1
     if choice.slot is None:
       phi = self.phi(state, choice.mask)
-      cand = np.zeros((actions.MAX_CANDIDATES, WIDTH), np.float32)
-      slot = -1
+      cand[: len(choice.options)] = self.chi(state, choice.mask)
     else:
-      phi = np.zeros(len(BLOCKS) * self.width + 1, np.float32)
-      cand = np.zeros((actions.MAX_CANDIDATES, WIDTH), np.float32)
       cand[: len(choice.options)] = self.psi(state, choice)
       slot = self.space.slot_index[(state.act.name, choice.slot.name)]
     return {
-      "phi": phi,
-      "cand": cand,
+      "phi": phi.astype(np.float16),
+      "cand": cand.astype(np.float16),
       "mask": mask,
       "slot": np.int32(slot),
     }
@@ -173,44 +222,83 @@ class Featurizer:
     return Decision(obs, action, logp, head)
 
   # ------------------------------------------------------------- candidates
+  def chi(self, state: actions.State, mask: Sequence[bool]) -> np.ndarray:
+    """float32[acts, WIDTH]: each legal act against what was said and done."""
+    user = _user_words(state)
+    latest = {w for t in state.last_user for w in words(t)}
+    last = state.history[-1][0] if state.history else ""
+    counts: dict[str, int] = {}
+    for name, _ in state.history:
+      counts[name] = counts.get(name, 0) + 1
+    sims = np.zeros(len(self.space))
+    if state.user_texts:
+      said = self.vectors(state.user_texts)[:, : self.linear]
+      sims = (self.act_vectors[:, : self.linear] @ said.T).max(1)
+    out = np.zeros((len(self.space), WIDTH), np.float32)
+    for i, act in enumerate(self.space.acts):
+      if not mask[i]:
+        continue
+      f = out[i]
+      name = words(act.tool.replace("_", " "))
+      f[0] = _named([name], user)
+      f[1] = _named([name], latest)
+      f[2] = bool(name) and name[0] in user
+      f[3] = sims[i]
+      f[4] = act.name in counts
+      f[5] = min(counts.get(act.name, 0), 4) / 4
+      f[6] = act.name == last
+      f[7] = act.name == last and state.errors[-1]
+      f[8] = bool(act.slots) and _untried(state, act)
+      f[9:12] = [act.kind == k for k in ("tool", "request", "say")]
+      f[12] = not act.slots
+      f[13] = f[0] * f[8]
+      f[14] = f[2] * (not f[4])
+    return out
+
   def psi(self, state: actions.State, choice: actions.Choice) -> np.ndarray:
     """float32[n, WIDTH], the features of each option of a pointer."""
-    options = choice.options
+    options, slot = choice.options, choice.slot
     bags = [_bag(e) for e in options]
-    names = [_name(e) for e in options]
+    parts = [_parts(e) for e in options]
     counts: dict[str, int] = {}
     for bag in bags:
       for w in bag:
         counts[w] = counts.get(w, 0) + 1
-    user = {w for t in state.user_texts for w in words(t)}
-    text = " ".join(state.user_texts)
-    latest = " ".join(state.last_user)
-    lines = [(set(words(t)), t) for t in state.user_texts]
+    user = _user_words(state)
+    text, latest = " ".join(state.user_texts), " ".join(state.last_user)
+    low = text.lower()
+    cues = [bool(c.search(low)) for c in CUES]
+    says_all = bool(ALL.search(low))
+    without = {w for m in EXCEPT.findall(low) for w in words(m)}
+    lines = [set(words(t)) for t in state.user_texts]
     chosen = [e for es in state.picks.values() for e in es]
     first = chosen[0] if chosen else None
     aligned = None
-    if choice.slot.type == "variant":
-      items = [e for e in state.picks.get("item_ids", ()) if e is not actions.STOP]
-      aligned = items[choice.position] if choice.position < len(items) else None
+    if slot.type == "variant":
+      items = [
+        e for e in state.picks.get("item_ids", ()) if e is not actions.STOP
+      ]
+      if choice.position < len(items):
+        aligned = items[choice.position]
     verbs = set(words(state.act.name.replace("_", " ")))
-    used_here = state.used.get((state.act.name, choice.slot.name), set())
+    used_here = state.used.get((state.act.name, slot.name), set())
     used = set().union(*state.used.values()) if state.used else set()
+    written = state.used_in_writes()
     sims = self._similarity(state, options)
     rarity = [sum(1 / counts[w] for w in bag & user) for bag in bags]
-    named = [
-      sum(w in user for w in n) / len(n) if n else 0.0 for n in names
-    ]
+    named = [_named(p, user) for p in parts]
     related = [
       bool(chosen) and any(actions.related(e, c) for c in chosen)
       for e in options
     ]
-    prices = _prices(options, [
-      aligned is None or actions.related(e, aligned) or _shares(e, aligned)
-      for e in options
-    ])
+    same = [
+      aligned is None or _shares(e, aligned) for e in options
+    ]
+    extremes = _extremes(options, same, aligned)
     most_rare, most_named = max(rarity, default=0), max(named, default=0)
     last_turn = max((e.turn for e in options), default=0)
-    n_left = sum(x >= 1 for x in named)
+    left = [x >= 1 and r for x, r in zip(named, related, strict=True)]
+    more = says_all and any(related)
     out = np.zeros((len(options), WIDTH), np.float32)
     for i, e in enumerate(options):
       f = out[i]
@@ -218,43 +306,55 @@ class Featurizer:
         f[0] = 1
         f[1] = choice.position == 1
         f[2] = min(choice.position, 5) / 5
-        f[3] = n_left > 0
-        f[4] = most_named
+        f[3] = any(left)
+        f[4] = more
+        f[5] = most_named
         continue
       value = str(e.value) if not isinstance(e.value, dict) else ""
-      f[5] = bool(value) and value in text
-      f[6] = bool(value) and value in latest
-      f[7] = e.key in used_here
-      f[8] = e.key in used
-      f[9] = 1 / (1 + i)
-      f[10] = e.turn == last_turn
-      f[11] = e.source == "user"
-      f[12] = e.source == "derived"
-      f[13] = min(rarity[i], 4) / 4
-      f[14] = named[i]
-      f[15] = named[i] >= 1
-      f[16] = rarity[i] > 0 and rarity[i] == most_rare
-      f[17] = named[i] > 0 and named[i] == most_named
-      f[18] = first is not None and actions.related(e, first)
-      f[19] = related[i]
-      f[20] = aligned is not None and _shares(e, aligned)
-      f[21] = sims[i]
-      f[22] = sims[i] >= max(sims)
-      low, high = prices[i]
-      f[23], f[24] = low, high
+      f[6] = bool(value) and value in text
+      f[7] = bool(value) and value in latest
+      f[8] = e.key in used_here
+      f[9] = e.key in used
+      f[10] = e.key in written
+      f[11] = 1 / (1 + i)
+      f[12] = e.turn == last_turn
+      f[13] = e.source == "user"
+      f[14] = e.source == "derived"
+      f[15] = min(rarity[i], 4) / 4
+      f[16] = named[i]
+      f[17] = named[i] >= 1
+      f[18] = rarity[i] > 0 and rarity[i] == most_rare
+      f[19] = named[i] > 0 and named[i] == most_named
+      f[20] = first is not None and actions.related(e, first)
+      f[21] = related[i]
+      f[22] = aligned is not None and same[i]
+      f[23] = sims[i]
+      f[24] = sims[i] >= max(sims)
       free = e.fields.get("available")
       f[25], f[26] = free == "True", free == "False"
-      if aligned is not None and _shares(e, aligned):
+      if aligned is not None and same[i]:
         f[27:33] = _change(e, aligned, user)
-      best = [(len(set(names[i]) & ws), ws) for ws, _ in lines if names[i]]
-      if best and (top := max(best, key=lambda x: x[0]))[0] > 0:
-        f[33] = len(verbs & top[1]) > 0
-        f[34] = min(sum(1 / counts[w] for w in bags[i] & top[1]), 4) / 4
+      top = max((len(bags[i] & ws), k) for k, ws in enumerate(lines)) if (
+        lines and bags[i]) else (0, 0)
+      if top[0] > 0:
+        f[33] = len(verbs & lines[top[1]]) > 0
+        f[34] = min(sum(1 / counts[w] for w in bags[i] & lines[top[1]]), 4) / 4
       f[35] = i == choice.position
-      f[36] = bool(related[i] and not f[8])
-      f[37] = bool(f[16] and related[i])
-      f[38] = bool(f[15] and related[i])
-      f[39] = bool(f[20] and f[16])
+      f[36] = related[i] and not f[9]
+      f[37] = f[18] * related[i]
+      f[38] = f[17] * related[i]
+      f[39] = f[22] * f[18]
+      f[40] = says_all * related[i]
+      f[41] = bool(without) and _named(parts[i], without) >= 1
+      f[42] = sum(_named([p], user) >= 1 for p in parts[i]) > 1
+      for k in range(4):  # an extreme, and whether its words were said
+        f[43 + k] = extremes[i][k]
+        f[47 + k] = extremes[i][k] and cues[k]
+      f[51] = f[25] * f[47]
+      f[52] = f[25] * f[48]
+      f[53] = f[25] * f[49]
+      f[54] = f[17] * (not f[10])
+      f[55] = f[22] * f[25] * f[28 + 4]
       for k, v in e.fields.items():
         if len(v) < 24 and not re.search(r"\d\d", v):
           f[NUMERIC + zlib.crc32(f"{k}={v}".encode()) % BUCKETS] += 1
@@ -265,8 +365,8 @@ class Featurizer:
     texts = [_text(e) for e in options]
     if not state.user_texts or not any(texts):
       return [0.0] * len(options)
-    said = self.vectors(state.user_texts)
-    known = self.vectors([t or "nothing" for t in texts])
+    said = self.vectors(state.user_texts)[:, : self.linear]
+    known = self.vectors([t or "nothing" for t in texts])[:, : self.linear]
     return [
       float(s) if t else 0.0
       for s, t in zip((known @ said.T).max(1), texts, strict=True)
@@ -279,7 +379,7 @@ def _untried(state: actions.State, act: actions.Act) -> bool:
     if slot.values or slot.type == "count":
       continue
     used = state.used.get((act.name, slot.name), set())
-    if any(k not in used for k in state.seen.by_type.get(slot.type, ())):
+    if any(e.key not in used for e in state.seen.of(slot.type)):
       return True
   return False
 
@@ -288,11 +388,25 @@ def _bag(e: entities.Entity) -> set[str]:
   return {w for k, v in e.fields.items() if k != "price" for w in words(v)}
 
 
-def _name(e: entities.Entity) -> list[str]:
-  text = e.fields.get("name") or e.fields.get("value") or ""
+def _user_words(state: actions.State) -> set[str]:
+  return {w for t in state.user_texts for w in words(t)}
+
+
+def _parts(e: entities.Entity) -> list[tuple[str, ...]]:
+  """The names an entity goes by; an order goes by those of its items."""
   if isinstance(e.value, dict) and "first_name" in e.value:
-    text = f"{e.value['first_name']} {e.value['last_name']}"
-  return words(text) if text else sorted(_bag(e))[:12]
+    return [words(f"{e.value['first_name']} {e.value['last_name']}")]
+  text = e.fields.get("name") or e.fields.get("value") or ""
+  if text:
+    return [words(p) for p in text.split("; ")]
+  return [tuple(sorted(_bag(e))[:12])]
+
+
+def _named(parts: Sequence[Sequence[str]], user: set[str]) -> float:
+  """The largest share of a name's words that the user said."""
+  return max(
+    (sum(w in user for w in p) / len(p) for p in parts if p), default=0.0
+  )
 
 
 def _text(e: entities.Entity) -> str:
@@ -309,21 +423,51 @@ def _shares(e: entities.Entity, item: entities.Entity) -> bool:
   return bool(e.links & item.links) and "options" not in e.fields
 
 
-def _prices(options, comparable) -> list[tuple[bool, bool]]:
-  """(cheapest, dearest) among the available comparable options."""
+def _magnitude(text: str) -> float | None:
+  """The number in an option's value: 10x, 1000ml, 15-inch, high."""
+  scale = {"low": 0.0, "small": 0.0, "medium": 1.0, "large": 2.0, "high": 2.0}
+  if text.lower() in scale:
+    return scale[text.lower()]
+  m = re.search(r"\d+(?:\.\d+)?", text)
+  return float(m.group()) if m else None
+
+
+def _extremes(options, same, old) -> list[tuple[bool, bool, bool, bool]]:
+  """(largest or above the old, smallest or below it, cheapest, dearest).
+
+  Among available comparable options; sizes are the numbers of option values.
+  """
+  ok = [
+    s and e.fields.get("available") != "False" and e is not actions.STOP
+    for e, s in zip(options, same, strict=True)
+  ]
   price = [
-    float(e.fields["price"])
-    if ok and re.fullmatch(r"[\d.]+", e.fields.get("price", ""))
-    and e.fields.get("available") != "False"
-    else None
-    for e, ok in zip(options, comparable, strict=True)
+    _magnitude(e.fields.get("price", "")) if k else None
+    for e, k in zip(options, ok, strict=True)
   ]
   known = [p for p in price if p is not None]
-  if not known:
-    return [(False, False)] * len(price)
-  low, high = min(known), max(known)
-  return [(p == low, p == high) if p is not None else (False, False)
-          for p in price]
+  skip = ("name", "price", "available", "status", "value", "kind")
+  sizes: dict[str, list[float]] = {}
+  for e, k in zip(options, ok, strict=True):
+    for key, v in e.fields.items():
+      if k and key not in skip and (m := _magnitude(v)) is not None:
+        sizes.setdefault(key, []).append(m)
+  out = []
+  for e, k, p in zip(options, ok, price, strict=True):
+    big = small = False
+    for key, v in e.fields.items() if k else ():
+      m = _magnitude(v) if key in sizes else None
+      if m is None or max(sizes[key]) == min(sizes[key]):
+        continue
+      big |= m == max(sizes[key])
+      small |= m == min(sizes[key])
+    out.append((
+      big,
+      small,
+      p is not None and p == min(known),
+      p is not None and p == max(known),
+    ))
+  return out
 
 
 def _change(new: entities.Entity, old: entities.Entity, user: set[str]):

@@ -1,7 +1,9 @@
 """The tool scorer: score(s, i) = w_i . phi(s), pi = softmax(score / temperature).
 
-Two heads share one softmax shape. The tool head scores the acts of the stream;
-the pointer scores the candidates of a slot by v_slot . psi(s, c). Heads:
+Two heads share one softmax shape. The tool head adds u . chi(s, i), a few shared
+features of act i against the dialogue (was it asked for, done, does it have an
+untried argument); the pointer scores the candidates of a slot by
+(v_slot + t_type) . psi(s, c), t shared by all slots of an entity type. Heads:
 
 `per_tool`: w_i and v_slot are free vectors, the design's form.
 `shared`: w_i = M e_i, with e_i the frozen LLM's vector of the tool's own
@@ -13,7 +15,7 @@ phi and psi are made on the host (`features.py`); everything here is pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -32,17 +34,21 @@ class PerTool(nn.Module):
   """w [D, A] and v [slots, Dc], zeros at first: the start policy is uniform."""
 
   n_acts: int
-  n_slots: int
   n_options: int
+  slot_types: tuple[int, ...]  # of each slot: slots of a type share t
 
   @nn.compact
   def __call__(self, phi_BD, cand_BCF, slot_B):
     zeros = nn.initializers.zeros
     w_DA = self.param("w", zeros, (phi_BD.shape[-1], self.n_acts))
-    v_SF = self.param("v", zeros, (self.n_slots, cand_BCF.shape[-1]))
-    tool_BA = phi_BD @ w_DA
-    point_BC = jnp.einsum("bcf,bf->bc", cand_BCF, v_SF[slot_B])
-    return _pad(tool_BA, self.n_options), _pad(point_BC, self.n_options)
+    v_SF = self.param("v", zeros, (len(self.slot_types), cand_BCF.shape[-1]))
+    n_types = max(self.slot_types, default=0) + 1
+    t_KF = self.param("t", zeros, (n_types, cand_BCF.shape[-1]))
+    u_F = self.param("u", zeros, (cand_BCF.shape[-1],))
+    tool_BA = _pad(phi_BD @ w_DA, self.n_options) + cand_BCF @ u_F
+    v_BF = v_SF[slot_B] + t_KF[jnp.array(self.slot_types)[slot_B]]
+    point_BC = jnp.einsum("bcf,bf->bc", cand_BCF, v_BF)
+    return tool_BA, point_BC
 
 
 class Shared(nn.Module):
@@ -58,10 +64,12 @@ class Shared(nn.Module):
     zeros = nn.initializers.zeros
     n_RE = self.param("n", zeros, (self.rank, acts_AE.shape[-1]))
     v_EF = self.param("v", zeros, (slots_SE.shape[-1], cand_BCF.shape[-1]))
+    u_F = self.param("u", zeros, (cand_BCF.shape[-1],))
     tool_BA = (phi_BD @ m_DR) @ (n_RE @ acts_AE.T)
+    tool_BA = _pad(tool_BA, self.n_options) + cand_BCF @ u_F
     v_BF = slots_SE[slot_B] @ v_EF
     point_BC = jnp.einsum("bcf,bf->bc", cand_BCF, v_BF)
-    return _pad(tool_BA, self.n_options), _pad(point_BC, self.n_options)
+    return tool_BA, point_BC
 
 
 def _pad(x_BN, n: int):
@@ -73,6 +81,7 @@ def make(
   obs_spec: Mapping[str, Any],
   act_vectors: np.ndarray,
   slot_vectors: np.ndarray,
+  slot_types: Sequence[int],
   head: str = "per_tool",
   rank: int = 64,
   temperature: float = 1.0,
@@ -84,6 +93,7 @@ def make(
     obs_spec: `features.Featurizer.spec`.
     act_vectors: float32[A, E], the LLM's vectors of the acts' descriptions.
     slot_vectors: float32[S, E], the same of the slots.
+    slot_types: the entity type of each slot, by number.
     head: "per_tool" or "shared".
     rank: width of the shared head's bottleneck.
     temperature: of the softmax, at training and acting alike.
@@ -95,7 +105,7 @@ def make(
     raise ValueError(f"agent.temperature = {temperature}; it must be > 0")
   n_options = obs_spec["mask"][0][0]
   if head == "per_tool":
-    net = PerTool(len(act_vectors), len(slot_vectors), n_options)
+    net = PerTool(len(act_vectors), n_options, tuple(slot_types))
     frozen_extra = ()
   else:
     net = Shared(n_options, rank)
@@ -104,14 +114,18 @@ def make(
   def raw(p, frozen, obs):
     slot_B = jnp.maximum(obs["slot"], 0)
     tool_BV, point_BV = net.apply(
-      {"params": p}, obs["phi"], obs["cand"], slot_B, *frozen
+      {"params": p},
+      obs["phi"].astype(jnp.float32),  # stored in half, worked on in single
+      obs["cand"].astype(jnp.float32),
+      slot_B,
+      *frozen,
     )
     is_tool_B1 = (obs["slot"] < 0)[:, None]
     logits_BV = jnp.where(is_tool_B1, tool_BV, point_BV) / temperature
     return jnp.where(obs["mask"], logits_BV, MASKED)
 
   def init(key):
-    one = lambda k: jnp.zeros((1, *obs_spec[k][0]), obs_spec[k][1])
+    one = lambda k: jnp.zeros((1, *obs_spec[k][0]), jnp.float32)
     slot = jnp.zeros((1,), jnp.int32)
     frozen = tuple(jnp.asarray(x) for x in frozen_extra)
     params = net.init(key, one("phi"), one("cand"), slot, *frozen)["params"]

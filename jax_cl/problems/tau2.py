@@ -71,6 +71,7 @@ class Tau2:
       slot_vectors=self.featurizer.vectors(
         [f"{a.replace('_', ' ')}: {s}" for a, s in self.space.slots]
       ),
+      slot_types=self.space.slot_types,
       **agent_args,
     )
     self._act = rollouts.jit_act(self.agent)

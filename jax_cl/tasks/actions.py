@@ -54,7 +54,6 @@ PARAMS: dict[str, str] = {
   "customer_id": "customer",
   "line_id": "line",
   "bill_id": "bill",
-  "id": "line",
   "values": "value*",
 }
 # parameters that are pointed at together
@@ -67,7 +66,8 @@ CONSTANTS: dict[str, str] = {
   "summary": "The request is outside of what I can do for you.",
 }
 SAY = (
-  "ask:user_id", "ask:email", "ask:name_zip", "ask:phone_number", "ask:details",
+  "ask:user_id", "ask:email", "ask:name_zip", "ask:phone_number",
+  "ask:location", "ask:refuel", "ask:details",
   "inform", "confirm", "transfer", "done",
 )  # fmt: skip
 
@@ -93,6 +93,7 @@ class Act:
   slots: tuple[Slot, ...]
   text: str  # what the frozen LLM reads to make w_i under the shared head
   domains: frozenset[str]
+  write: bool = False  # it changes something
 
 
 def _enum(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple:
@@ -116,7 +117,9 @@ def _slot_type(
     return Slot(name, (name,), f"enum:{name}", False, values)
   if name in CONSTANTS:
     return Slot(name, (name,), f"enum:{name}", False, (CONSTANTS[name],))
-  if values := vocabulary.get(f"{tool}.{name}", ()):
+  values = vocabulary.get(f"{tool}.{name}", ())
+  values = tuple(dict.fromkeys((*speech.CHOICES.get(name, ()), *values)))
+  if values:
     return Slot(name, (name,), f"enum:{name}", False, tuple(values))
   type = PARAMS.get(name, name)
   return Slot(name, (name,), type.rstrip("*"), type.endswith("*"))
@@ -157,7 +160,8 @@ def acts_of(domain, vocabulary: Mapping[str, tuple]) -> list[Act]:
   for tool in domain.tools:
     text = f"{tool.name.replace('_', ' ')}: {_sentence(tool.description)}"
     slots = slots_of(tool, vocabulary)
-    out.append(Act(tool.name, "tool", tool.name, slots, text, where))
+    write = tool.kind == "write"
+    out.append(Act(tool.name, "tool", tool.name, slots, text, where, write))
   for tool in domain.user_tools:
     if not domain.solo and tool.name not in speech.REQUESTS:
       continue  # no sentence asks for it
@@ -165,7 +169,8 @@ def acts_of(domain, vocabulary: Mapping[str, tuple]) -> list[Act]:
     text = f"{words}: {_sentence(tool.description)}"
     slots = slots_of(tool, vocabulary)
     if domain.solo:
-      out.append(Act(tool.name, "tool", tool.name, slots, text, where))
+      write = tool.kind == "write"
+      out.append(Act(tool.name, "tool", tool.name, slots, text, where, write))
     else:
       name = f"request:{tool.name}"
       text = f"ask the user to {text}"
@@ -198,8 +203,10 @@ class ActSpace:
         table[act.name] = act
     self.acts: tuple[Act, ...] = tuple(table.values())
     self.index = {a.name: i for i, a in enumerate(self.acts)}
-    slots = {(a.name, s.name) for a in self.acts for s in a.slots}
+    slots = {(a.name, s.name): s.type for a in self.acts for s in a.slots}
     self.slots: tuple[tuple[str, str], ...] = tuple(sorted(slots))
+    types = sorted(set(slots.values()))
+    self.slot_types = tuple(types.index(slots[s]) for s in self.slots)
     self.slot_index = {s: i for i, s in enumerate(self.slots)}
 
   def __len__(self) -> int:
@@ -278,6 +285,7 @@ class State:
     self.history: list[tuple[str, str]] = []  # (act, canonical arguments)
     self.errors: list[bool] = []  # of each act in history
     self.used: dict[tuple[str, str], set[str]] = {}  # (act, slot) -> keys
+    self.written: set[str] = set()  # keys given to acts that change things
     self.turn = 0
     self.act: Act | None = None
     self.picks: dict[str, list[entities.Entity]] = {}
@@ -310,6 +318,9 @@ class State:
   def read_ticket(self, ticket: str) -> None:
     """Solo mode: the ticket stands in for the user's words."""
     self.observe([Turn("user", content=ticket)])
+
+  def used_in_writes(self) -> set[str]:
+    return self.written
 
   # ----------------------------------------------------------------- choosing
   def candidates(self, slot: Slot) -> list[entities.Entity]:
@@ -346,8 +357,9 @@ class State:
     return [found[i] for i in keep]
 
   def _legal(self, act: Act) -> bool:
-    return all(s.values or s.type == "count" or self.seen.by_type.get(s.type)
-               for s in act.slots)
+    return all(
+      s.values or s.type == "count" or self.seen.of(s.type) for s in act.slots
+    )
 
   def choice(self) -> Choice:
     """The next decision."""
@@ -411,6 +423,8 @@ class State:
       values = [e.value for e in self.picks[slot.name] if e is not STOP]
       used = self.used.setdefault((act.name, slot.name), set())
       used.update(entities.key_of(v) for v in values)
+      if act.write:
+        self.written.update(entities.key_of(v) for v in values)
       if slot.many:
         arguments[slot.name] = values
       elif len(slot.fields) > 1:

@@ -17,7 +17,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import actions, env as env_lib, stream
+from jax_cl.tasks import actions, speech, stream, telecom_manual
+from jax_cl.tasks import env as env_lib
 from jax_cl.types import Decision, Episode, TaskSpec, Turn
 
 Plan = Iterator[tuple[str, Mapping[str, Any]]]
@@ -91,11 +92,15 @@ def run(
   decisions: list[Decision] = []
   missing: list[str] = []
   plan = PLANS.get(spec.domain, _generic)(spec, env, state)
+  stuck = 0
   for name, arguments in plan:
+    if stuck > 8:
+      break  # the plan insists on what cannot be said
     try:
       path = state.path_to(name, arguments)
     except actions.Unexpressible as e:
       missing.append(str(e))
+      stuck += 1
       continue
     turn = None
     for index in path:
@@ -188,9 +193,29 @@ def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
     if a.name == "get_product_details" and not _known(state, a):
       yield "list_all_product_types", {}
     known = {k: v for k, v in actions.CONSTANTS.items() if k in a.arguments}
-    yield a.name, {**a.arguments, **known}
+    yield a.name, {**_in_order(state, a.arguments), **known}
     if a.name == "transfer_to_human_agents":
       yield _say("transfer")
+
+
+def _in_order(state: actions.State, arguments: Mapping[str, Any]) -> dict:
+  """Lists of items in the order in which they were seen, pairs kept.
+
+  tau2 sorts these lists, so that order carries no reward; one order for all
+  demonstrations makes the next pick a function of what was picked.
+  """
+  out = dict(arguments)
+  items = arguments.get("item_ids")
+  if not isinstance(items, list):
+    return out
+  place = list(state.seen.by_type.get("item", {}))
+  rank = lambda i: place.index(k) if (k := actions.entities.key_of(i)) in place else 0
+  order = sorted(range(len(items)), key=lambda j: rank(items[j]))
+  for name in ("item_ids", "new_item_ids"):
+    if isinstance(values := arguments.get(name), list):
+      if len(values) == len(items):
+        out[name] = [values[j] for j in order]
+  return out
 
 
 def _known(state: actions.State, action: Any) -> bool:
@@ -216,8 +241,8 @@ def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   yield from _each(state, "order", "get_order_details", "order_id")
   yield from _hear_out(state)
   for a in gold(spec):  # products whose variants will be chosen
-    for item in a.arguments.get("item_ids", ()):
-      if "new_item_ids" in a.arguments:
+    if "new_item_ids" in a.arguments:
+      for item in _in_order(state, a.arguments)["item_ids"]:
         yield from _open_product(state, item)
   yield from _act_on_gold(spec, state, reads=True)
   yield from _informs(spec, state)
@@ -272,6 +297,28 @@ def _informs_left(spec: TaskSpec, state: actions.State) -> Plan:
       yield name, {"values": values}
 
 
+def _telecom(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
+  """The tech-support manual, step by step, from what an agent sees."""
+  facts, read = telecom_manual.begin(env.ticket), 0
+  while True:
+    turns = env.turns
+    for turn in turns[read:]:
+      if turn.content == speech.say("confirm"):  # our act names no tool
+        facts["said"].add(speech.say("confirm", "refuel_data"))
+      telecom_manual.read_turn(turn, facts)
+    read = len(turns)
+    act = telecom_manual.next_act(facts)
+    arguments = dict(act.arguments)
+    for name in set(arguments) & set(actions.CONSTANTS):
+      arguments[name] = actions.CONSTANTS[name]
+    if act.by == "message":
+      yield f"say:{act.name}", {}
+    elif act.by == "user" and not spec.solo:
+      yield f"request:{act.name}", arguments
+    else:
+      yield act.name, arguments
+
+
 def _generic(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   """Any other domain: hear the user out, gold in order, close."""
   if not spec.solo:
@@ -284,4 +331,5 @@ def _generic(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
 PLANS: dict[str, Callable[[TaskSpec, env_lib.Env, actions.State], Plan]] = {
   "retail": _retail,
   "airline": _airline,
+  "telecom": _telecom,
 }

@@ -28,7 +28,7 @@ PATTERNS: dict[str, str] = {
   "payment": r"\b(?:credit_card|gift_card|paypal|certificate)_\d+\b",
   "customer": r"\bC\d{4}\b",
   "line": r"\bL\d{4}\b",
-  "bill": r"\bB\d{4}\b",
+  "bill": r"\bB\d{4,}\b",
   "flight": r"\bHAT\d{3}\b",
 }
 # Patterns that would fire everywhere in tool output: read in speech only.
@@ -58,6 +58,7 @@ KEYS: dict[str, str] = {
   "destination": "airport",
   "date": "date",
 }
+UNIONS: dict[str, tuple[str, ...]] = {"id": ("line", "bill", "customer")}
 MONTHS = {
   m: i + 1
   for i, m in enumerate(
@@ -130,7 +131,12 @@ class Seen:
     return entity
 
   def of(self, type: str) -> list[Entity]:
-    return list(self.by_type.get(type, {}).values())
+    """Entities of a type, or of the types a union stands for."""
+    return [
+      e
+      for t in UNIONS.get(type, (type,))
+      for e in self.by_type.get(t, {}).values()
+    ]
 
   def read_speech(self, text: str, turn: int) -> None:
     """Adds what a user's words name."""
