@@ -18,6 +18,7 @@ Acts (`ACTS`), each with the types of the values it takes:
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -335,14 +336,14 @@ def _found(pattern: str, text: str) -> bool:
 
 
 def _request(
-  text: str, tools: Iterable[str]
+  text: str, tools: frozenset[str]
 ) -> tuple[str, dict[str, str]] | None:
   """The first of the user's tools that `text` asks for, with arguments.
 
   A tool's own name, with underscores or spaces, wins over words. What cannot
   be filled in is left out, and the tool answers with its own error.
   """
-  known = {t: REQUESTS[t] for t in REQUESTS if t in set(tools)}
+  known = {t: REQUESTS[t] for t in REQUESTS if t in tools}
   flat = re.sub(r"[_\s]+", " ", text.lower())
   named = [
     (match.start(), -len(tool), tool)
@@ -377,6 +378,11 @@ def _request(
 
 def hear(text: str, tools: Iterable[str] = ()) -> Heard:
   """What an agent's message asks of a user who has `tools`."""
+  return _hear(text, frozenset(tools))
+
+
+@functools.lru_cache(maxsize=10_000)  # templates are heard again and again
+def _hear(text: str, tools: frozenset[str]) -> Heard:
   asked = [s for s in sentences(text) if _found(_QUESTION, s)]
   return Heard(
     transfer=_found(_TRANSFER, text),

@@ -70,8 +70,16 @@ _PATTERNS = tuple(
     ("mode", r"network mode (?:preference:|set to:) (\w+)", str),
     ("vpn", r"vpn is on and connected(.*)", lambda w: "poor" in w),
     ("vpn", r"vpn (is turned (?:on|off)|disconnected)", lambda _: False),
-    ("permissions", r"'messaging' has permission for: ([^.]*)", set),
-    ("permissions", r"('messaging' currently has no permissions)", set),
+    (
+      "permissions",
+      r"'messaging' has permission for: ([^.]*)",
+      lambda w: {p.strip() for p in w.split(",")},
+    ),
+    (
+      "permissions",
+      r"('messaging' currently has no permissions)",
+      lambda _: set(),
+    ),
     ("request_seen", r"(you have a payment request)", lambda _: True),
     ("paid", r"(payment of .* has been made)", lambda _: True),
     ("fixed", r"(?:^|says: )status bar: (.*)", lambda w: _signal(w)),
@@ -102,15 +110,9 @@ def read_text(text: str, facts: Facts) -> None:
   for fact, regex, value in _PATTERNS:
     for match in re.finditer(regex, low):
       facts[fact] = value(match.group(1))
-  if isinstance(granted := facts.get("permissions"), set):
-    # `set` of a listing was taken letter by letter: read it as words instead
-    listing = re.findall(r"'messaging' has permission for: ([^.]*)", low)
-    if listing:
-      granted = {w.strip() for w in listing[-1].split(",")}
-    elif re.search(r"'messaging' currently has no permissions", low):
-      granted = set()
-    given = re.findall(r"permission '(\w+)' granted to app 'messaging'", low)
-    facts["permissions"] = granted | set(given)
+  granted = re.findall(r"permission '(\w+)' granted to app 'messaging'", low)
+  if granted:
+    facts["permissions"] = facts.get("permissions", set()) | set(granted)
   if "restarting network services" in low:
     facts["reboot"] = False
     if facts.pop("reset", False):
@@ -284,7 +286,7 @@ def _lacks(permission: str) -> Callable[[Facts], bool]:
 
 
 class Fix(NamedTuple):
-  when: Callable[[Facts], bool]
+  when: Callable[[Facts], Any]  # true or false
   act: Callable[[Facts], Act]
 
 
@@ -292,14 +294,9 @@ def _overdue(f: Facts) -> bool:
   return bool(f.get("suspended") and f.get("overdue"))
 
 
-def _on_bill(name: str, key: str = "bill_id") -> Callable[[Facts], Act]:
-  return lambda f: Act(
-    "agent",
-    name,
-    {"customer_id": f["customer_id"], key: f["overdue"][0]}
-    if key == "bill_id"
-    else {key: f["overdue"][0]},
-  )
+def _send_request(f: Facts) -> Act:
+  bill = {"customer_id": f["customer_id"], "bill_id": f["overdue"][0]}
+  return Act("agent", "send_payment_request", bill)
 
 
 def _refuel(f: Facts) -> Act:
@@ -322,16 +319,16 @@ FIXES: tuple[Fix, ...] = (
       "agent", "get_bills_for_customer", {"customer_id": f["customer_id"]}
     ),
   ),
-  Fix(
-    lambda f: _overdue(f) and "requested" not in f,
-    _on_bill("send_payment_request"),
-  ),
+  Fix(lambda f: _overdue(f) and "requested" not in f, _send_request),
   Fix(
     lambda f: _overdue(f) and "request_seen" not in f,
     _user("check_payment_request"),
   ),
   Fix(lambda f: _overdue(f) and "paid" not in f, _user("make_payment")),
-  Fix(_overdue, _on_bill("get_details_by_id", "id")),  # is it paid now?
+  Fix(  # is it paid now?
+    _overdue,
+    lambda f: Act("agent", "get_details_by_id", {"id": f["overdue"][0]}),
+  ),
   Fix(lambda f: f.get("suspended"), _on_line("resume_line")),
   # mobile data
   Fix(lambda f: f.get("data_on") is False, _user("toggle_data")),

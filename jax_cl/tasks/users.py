@@ -6,6 +6,7 @@ every episode.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import random
@@ -207,7 +208,8 @@ def clause(text: str) -> Clause:
   return Clause(text, spoken, gate, _stems(condition) or _stems(text))
 
 
-def read(scenario: Scenario) -> tuple[str, list[Clause]]:
+@functools.lru_cache(maxsize=10_000)
+def read(scenario: Scenario) -> tuple[str, tuple[Clause, ...]]:
   """The opening words, and the clauses that are kept for later, in order.
 
   Sentences of the reason that wait for something the agent does ("if the
@@ -227,7 +229,7 @@ def read(scenario: Scenario) -> tuple[str, list[Clause]]:
   rest += [clause(s) for s in told if not _DIRECTION.search(s)]
   rest = [c for c in rest if not _FAREWELL.search(c.spoken)]
   words = " ".join(re.sub(r"(\w)$", r"\1.", c.spoken) for c in opening or later)
-  return words, [c for c in rest if c not in opening]
+  return words, tuple(c for c in rest if c not in opening)
 
 
 class Scripted:
@@ -256,7 +258,8 @@ class Scripted:
     )
     self._scenario = scenario
     self._tools = {t.name for t in tools}
-    self._opening, self._clauses = read(scenario)
+    self._opening, clauses = read(scenario)
+    self._clauses = list(clauses)  # not yet said
     self._known = speech.sentences(scenario.known_info or "")
     self._unknown = speech.sentences(scenario.unknown_info or "")
     self._opened = False
@@ -276,7 +279,8 @@ class Scripted:
     if heard.transfer:
       return Turn("user", speech.TRANSFER)
     if heard.request is not None:
-      return self._run(*heard.request)
+      tool, arguments = heard.request
+      return self._run(tool, dict(arguments))
     return self._answer(text, heard)
 
   # ------------------------------------------------------------------ talking
