@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax_cl.tasks import store, stream
+from jax_cl.tasks.env import Env
 from jax_cl.types import TaskSpec, Turn
 
 
@@ -30,13 +31,11 @@ def replay(
   from tau2.registry import registry
 
   task = stream.task(spec)
-  initial = task.initial_state
-  said = len((initial.message_history if initial else None) or [])
-  said = said or (0 if spec.solo else 1)  # the greeting is the orchestrator's
-  new = turns[said:]
   _restore_vpn()
   environment = registry.get_env_constructor(spec.domain)(solo_mode=spec.solo)
-  agent, user = _speakers(new, environment, task, spec.solo)
+  agent, user = _speakers(
+    turns[said_before(spec) :], environment, task, spec.solo
+  )
   run = Orchestrator(
     domain=spec.domain,
     agent=agent,
@@ -53,6 +52,49 @@ def replay(
     run, task, EvaluationType.ALL, solo_mode=spec.solo, domain=spec.domain
   )
   return run, reward
+
+
+def said_before(spec: TaskSpec) -> int:
+  """Turns before anybody decides: the task's history, else the greeting."""
+  initial = stream.task(spec).initial_state
+  history = (initial.message_history if initial else None) or []
+  return len(history) or (0 if spec.solo else 1)
+
+
+def refused(error: ValueError) -> bool:
+  """Whether the stock evaluator could not judge, rather than broke.
+
+  It raises where its replay does not repeat the answers of tools, and where
+  an assertion asks for something that is not there.
+  """
+  text = str(error)
+  return "\n\nReturned:\n" in text or text.endswith(" not found")
+
+
+def differences(env: Env, run: Any, info: Any) -> list[str]:
+  """What the two sides disagree in; empty where they are equal."""
+  verdict = env.verdict()
+  parts = {k.value: v for k, v in (info.reward_breakdown or {}).items()}
+  pairs = {
+    "reward": (verdict.reward, info.reward),
+    "parts": (dict(verdict.parts), parts),
+    "termination": (env.termination, run.termination_reason.value),
+    "messages": (
+      [_plain(to_tau2(t)) for t in env.turns],
+      [_plain(m) for m in run.messages],
+    ),
+  }
+  return [
+    f"{name}: ours {ours!r}, tau2's {theirs!r}"
+    for name, (ours, theirs) in pairs.items()
+    if ours != theirs
+  ]
+
+
+def _plain(message: Any) -> str:
+  # As text: tau2 compares by `==`, to which 2 and 2.0 are the same.
+  kept = {"role", "content", "tool_calls", "id", "requestor", "error"}
+  return message.model_dump_json(include=kept)
 
 
 def _restore_vpn() -> None:

@@ -1,0 +1,83 @@
+"""`python -m jax_cl.bench NAME --out=FILE.json [--option=value ...]`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+import time
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax_cl import bench
+
+
+def main(argv: Sequence[str]) -> int:
+  known = sorted(
+    m.name for m in pkgutil.iter_modules(bench.__path__) if m.name[0] != "_"
+  )
+  try:
+    name, options = _parse(argv, known)
+    module = importlib.import_module(f"jax_cl.bench.{name}")
+    out = options.pop("out", None)
+    _check(options, list(inspect.signature(module.run).parameters))
+  except ValueError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  start = time.perf_counter()
+  rows = module.run(**options)
+  for row in rows:
+    print("  ".join(f"{k} {_short(v)}" for k, v in row.items()))
+  if out is not None:
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    Path(out).write_text(json.dumps(rows, indent=1) + "\n")
+  print(f"{len(rows)} rows in {time.perf_counter() - start:.0f} s")
+  return 0
+
+
+def _parse(
+  argv: Sequence[str], known: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+  names = [a for a in argv if not a.startswith("--")]
+  if len(names) != 1:
+    raise ValueError(
+      "usage: python -m jax_cl.bench NAME --out=FILE.json; "
+      f"known: {', '.join(known)}"
+    )
+  _check({names[0]: None}, known)
+  options = {}
+  for a in argv:
+    if a.startswith("--"):
+      key, given, value = a[2:].partition("=")
+      if not given:
+        raise ValueError(f"write --{key}=VALUE")
+      options[key] = _value(value)
+  return names[0], options
+
+
+def _value(text: str) -> Any:
+  try:
+    return literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def _check(given: Mapping[str, Any], known: Sequence[str]) -> None:
+  for name in given:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, n=1)
+      hint = f"; did you mean {near[0]!r}?" if near else ""
+      raise ValueError(f"unknown {name!r}{hint} Known: {', '.join(known)}")
+
+
+def _short(value: Any) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
