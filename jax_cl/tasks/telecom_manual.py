@@ -183,10 +183,11 @@ def read_turn(turn: Turn, facts: Facts) -> None:
     if acts - LOOKS:
       facts.pop("fixed", None)
     facts["said"].add(turn.content)
+    facts["asked_yes"] = speech.hear(turn.content or "").confirm
   elif turn.role == "user" and turn.content:
     facts.setdefault("issue", issue_of(turn.content))
-    if _CONFIRM in facts["said"]:
-      facts.setdefault("confirmed", turn.content.startswith("Yes"))
+    if facts.pop("asked_yes", False):
+      facts["confirmed"] = turn.content.startswith("Yes")
     read_text(turn.content, facts)
     if speech.say("ask:location") in facts["said"]:
       facts.setdefault("abroad", False)  # asked, and not known
@@ -221,9 +222,6 @@ def _on_line(name: str) -> Callable[[Facts], Act]:
     name,
     {"customer_id": f["customer_id"], "line_id": f["line"]["line_id"]},
   )
-
-
-_CONFIRM = speech.say("confirm", "refuel_data")
 
 
 class LookUp(NamedTuple):

@@ -125,12 +125,13 @@ class _Simulated:
       last, before = _bundle(messages), []
     self._state.messages.extend(before)
     known = len(self._state.messages)
+    error: Exception = ValueError("the model said nothing")
+    attempt = 0
     for attempt in range(self._retries + 1):
       try:
         said, _ = self._simulator.generate_next_message(last, self._state)
         if said.tool_calls or (said.content or "").strip():
           return _to_turn(said)
-        error: Exception = ValueError("the model said nothing")
       except ImportError:
         raise  # the installation is broken, not the episode
       except Exception as e:  # litellm raises some thirty kinds
