@@ -242,7 +242,8 @@ def decoder(
       new = jax.tree.map(lambda *a: jnp.stack(a), *new)
     else:
       first = {"params": jax.tree.map(lambda a: a[:n], params["layers"])}
-      x, new = stack(n).apply(first, x, angles, mask, at, kv)
+      run: Any = stack(n).apply
+      x, new = run(first, x, angles, mask, at, kv)
     if cache is not None:
       length = cache.length + jnp.sum(segments_BT > 0, axis=1)
       k, v = new
