@@ -10,8 +10,9 @@ reading of it:
   string    2 -> "2" (integers only)
   array     '["a"]' -> ["a"]; items by the schema of items
   object    '{"a": 1}' -> {"a": 1}; properties by their schemas
-  anyOf     unchanged where one branch takes it as it is, else the first
-            branch under which it becomes valid
+  anyOf     unchanged where one branch takes it as it is, else by the first
+            branch under which it becomes valid (a branch that takes any
+            object does not count)
 
 Everything else is left as it is, for the tool to accept or to refuse as it
 would in tau2: unknown names, missing arguments, NaN, values outside an enum.
@@ -44,11 +45,11 @@ def _value(schema: Mapping[str, Any], value: Json, defs: Mapping) -> Json:
   if "$ref" in schema:
     schema = defs[schema["$ref"].rsplit("/", 1)[-1]]
   if "anyOf" in schema:
-    for branch in schema["anyOf"]:
+    branches = [b for b in schema["anyOf"] if b != _ANY_OBJECT]
+    for branch in branches:
       if _valid(branch, value, defs):
-        # an object branch may still hold coercible leaves
-        return _value(branch, value, defs)
-    for branch in schema["anyOf"]:
+        return value
+    for branch in branches:
       coerced = _value(branch, value, defs)
       if _valid(branch, coerced, defs):
         return coerced
@@ -149,6 +150,9 @@ def _parsed(value: Json, kind: type) -> Json:
     return value
   return parsed if isinstance(parsed, kind) else value
 
+
+# A branch for any `dict`, beside the one that says what should be in it.
+_ANY_OBJECT = {"additionalProperties": True, "type": "object"}
 
 _RULES = {
   "integer": _integer,
