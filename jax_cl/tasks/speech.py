@@ -299,8 +299,10 @@ _TRANSFER = (
   r"|i(?:'ll| will) (now )?transfer you"
 )
 _CONFIRM = (
-  r"\bconfirm\b(?! (your|the (e-?mail|zip|order|name|address)))"
-  r"|\(?yes ?(/|or) ?no\)?|(would you like|do you want|shall i|may i|should i)"
+  r"(please|you|explicitly) confirm\b(?! (your|which|whether|who"
+  r"|the (dest|e-?mail|zip|order|name|addr|date|number|reserv|phone|trip)))"
+  r"|\(?yes ?(/|or) ?no\)?|\b(reply|respond|answer|say)\W+(with\W+)?yes\b"
+  r"|(would you like|do you want|shall i|may i|should i)"
   r"( me)?( to)? (proceed|go ahead)|do you (agree|accept)|is (that|this)"
   r" (ok|okay|correct|right|acceptable)\b"
 )
@@ -378,7 +380,7 @@ def _request(
 
 def hear(text: str, tools: Iterable[str] = ()) -> Heard:
   """What an agent's message asks of a user who has `tools`."""
-  return _hear(text, frozenset(tools))
+  return _hear(text.replace("\u2019", "'"), frozenset(tools))
 
 
 @functools.lru_cache(maxsize=10_000)  # templates are heard again and again

@@ -233,7 +233,10 @@ def read(scenario: Scenario) -> tuple[str, tuple[Clause, ...]]:
 
 
 class Scripted:
-  """A user by rules, for all domains; see `docs/users` for what it is not.
+  """A user by rules, for all domains.
+
+  It gates information and the end of the conversation, nothing more, so that
+  scores with it are not comparable with scores of LLM users.
 
   Sees the `Scenario` alone. It opens with the reason for the call; answers
   what is asked with the sentences of the scenario that tell it, and with "I

@@ -122,6 +122,25 @@ def test_free_text_questions(text, slots):
   assert set(speech.hear(text).slots) == set(slots)
 
 
+@pytest.mark.parametrize(
+  "text, flags",
+  [
+    ("Please confirm (yes/no) that I should proceed.", {"confirm"}),
+    ("If you agree, please reply \u2018yes\u2019.", {"confirm"}),
+    ("Shall I go ahead?", {"confirm"}),
+    ("Could you confirm your zip code?", set()),
+    ("I\u2019m sorry, I can\u2019t change that.", {"refuse"}),
+    ("Your order is cancelled. Anything else?", {"done"}),
+    ("I am transferring you to a human agent.", {"transfer"}),
+    ("I can look that up for you.", set()),
+  ],
+)
+def test_free_text_intentions(text, flags):
+  heard = speech.hear(text)
+  names = ("transfer", "confirm", "refuse", "done")
+  assert {n for n in names if getattr(heard, n)} == flags
+
+
 # ------------------------------------------------------------------- scripted
 
 
