@@ -141,8 +141,8 @@ class Console:
     for name, value in scores["metrics"].items():
       interval = scores.get("intervals", {}).get(name)
       if _is_number(value):
-        ends = f"  [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
-        self.say(f"{name:<24} {value:+.4f}{ends}")
+        ends = f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+        self.say(f"{name:<24} {value: .4f}{ends}")
     if scores.get("intervals"):
       self.say("(brackets: 95% bootstrap over tasks; several runs: compare)")
     self.say(f"\nFiles are in {workdir}")

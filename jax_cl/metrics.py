@@ -437,6 +437,7 @@ def bootstrap(
   panels: Sequence[Panel],
   metric: Callable[..., Value],
   baseline: Sequence[Panel] | None = None,
+  baseline_metric: Callable[..., Value] | None = None,
   n: int = 2000,
   seed: int = 0,
 ) -> Estimate:
@@ -446,7 +447,8 @@ def bootstrap(
   replacement; the same tasks for every run and stage, so that differences are
   paired on task ids. With `baseline` it is the difference panel - baseline of
   runs paired by position: one seed and order a pair. `metric` is any function
-  of METRICS, or of (matrix [n, T+1, N], own).
+  of METRICS, or of (matrix [n, T+1, N], own), and `baseline_metric` (default:
+  the same) that of the baseline.
 
   The interval of `forgetting` is for a statistic with an upward bias: each
   replicate takes its maxima over noise of its own.
@@ -458,7 +460,8 @@ def bootstrap(
       raise ValueError(
         f"{len(panels)} runs cannot be paired with {len(baseline)}"
       )
-    values = values - _replicates(baseline, metric, weights)
+    other = _replicates(baseline, baseline_metric or metric, weights)
+    values = values - other
   runs = len(panels)
   rng = np.random.default_rng([seed, 1])
   drawn = rng.integers(runs, size=(runs, n))

@@ -21,15 +21,23 @@ REFERENCES = {
 }
 
 
-def run(method="sequential", seed=0, order=("airline", "retail", "telecom")):
+def run(
+  method="sequential",
+  seed=0,
+  order=("airline", "retail", "telecom"),
+  curriculum="sequential",
+):
   """What `run.json` holds."""
+  groups = [list(order)] if curriculum == "joint" else [[d] for d in order]
   return {
     "name": "fake",
     "method": method,
     "seed": seed,
-    "curriculum": "sequential",
+    "curriculum": curriculum,
     "domains": list(order),
-    "stages": [{"name": d, "domains": [d], "steps": 100} for d in order],
+    "stages": [
+      {"name": "+".join(g), "domains": g, "steps": 100 * len(g)} for g in groups
+    ],
     "protocol": {"name": "tau2_cl_v1", "data_hash": "0123456789abcdef01"},
     "references": REFERENCES,
   }

@@ -97,63 +97,67 @@ def curves(results: Results, path: str | pathlib.Path) -> None:
 
 def methods(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
   """Average performance and forgetting by method, with intervals and floors."""
-  names = list(comparison["methods"])
+  found = comparison["methods"]
+  lines = len(found) + bool(comparison["references"])
   with matplotlib.rc_context(_STYLE):
-    fig = Figure((9.2, 1.5 + 0.44 * max(len(names), 3)), layout="constrained")
+    fig = Figure((9.2, 1.5 + 0.44 * max(lines, 3)), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True)
     panels = (
       ("average_performance", "Average performance", "higher is better"),
       ("forgetting", "Forgetting", "lower is better"),
     )
     for ax, (key, name, note) in zip(axes, panels, strict=True):
-      for i, method in enumerate(names):
-        e = comparison["methods"][method]["metrics"].get(key)
-        if not e or e["mean"] is None:
-          ax.text(0, i, " undefined", va="center", color=_FAINT, fontsize=9)
-          continue
+      for i, (method, m) in enumerate(found.items()):
         colour = _FAINT if method.endswith("(A/A)") else COLOURS[0]
-        ax.barh(i, e["mean"], height=0.62, color=colour, alpha=0.85, zorder=2)
-        ends = [[e["mean"] - e["low"]], [e["high"] - e["mean"]]]
-        ax.errorbar(
-          e["mean"], i, xerr=np.maximum(ends, 0), color=_INK, lw=1.4, capsize=3
-        )
-        for r in comparison["methods"][method]["runs"]:
-          if r["metrics"][key] is not None:
-            ax.plot(
-              r["metrics"][key],
-              i,
-              "o",
-              color="white",
-              ms=3.6,
-              mec=_INK,
-              mew=0.7,
-              zorder=4,
-            )
-        ax.annotate(
-          f"{e['mean']:.3f}",
-          (max(e["high"], e["mean"], 0), i),
-          (5, 0),
-          textcoords="offset points",
-          va="center",
-          fontsize=9,
+        _bar(
+          ax,
+          i,
+          m["metrics"].get(key),
+          [r["metrics"][key] for r in m["runs"]],
+          colour,
         )
       ax.set_title(f"{name}\n", pad=2)
       ax.text(0, 1.02, note, transform=ax.transAxes, color=_FAINT, fontsize=9)
-      ax.grid(axis="x")
-      ax.grid(False, axis="y")
+      ax.grid(True, axis="x")
       ax.set_axisbelow(True)
       ax.axvline(0, color=_FAINT, lw=1)
       ax.margins(x=0.14)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
+    axes[0].set_yticks(range(len(found)), list(found))
+    axes[0].set_ylim(lines - 0.5, -0.5)
     axes[0].set_xlim(left=0)
-    _floor_lines(axes[0], comparison["floors"])
+    _reference_lines(axes[0], comparison["references"], lines - 1)
     fig.supxlabel(
       "bars: mean over runs; lines: 95% over tasks and runs; dots: runs",
       fontsize=9,
       color=_FAINT,
     )
     _save(fig, path)
+
+
+def _bar(ax, i: int, e, runs: Sequence[float | None], colour: str) -> None:
+  """One method: mean, interval, a dot a run, and the mean in figures."""
+  if not e or e["mean"] is None:
+    ax.text(0, i, " undefined", va="center", color=_FAINT, fontsize=9)
+    return
+  known = [x for x in runs if x is not None]
+  ax.barh(i, e["mean"], height=0.62, color=colour, alpha=0.85, zorder=2)
+  ends = [[e["mean"] - e["low"]], [e["high"] - e["mean"]]]
+  ax.errorbar(
+    e["mean"], i, xerr=np.maximum(ends, 0), color=_INK, lw=1.4, capsize=3
+  )
+  ax.plot(
+    known, [i] * len(known), "o", color="white", ms=3.6, mec=_INK, mew=0.7,
+    zorder=4,
+  )  # fmt: skip
+  right = max(e["high"], 0, *known)
+  ax.annotate(
+    f"{e['mean']:.3f}",
+    (right, i),
+    (6, 0),
+    textcoords="offset points",
+    va="center",
+    fontsize=9,
+  )
 
 
 def matrices(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
@@ -186,13 +190,11 @@ def compare_curves(
     for i, (name, points) in enumerate(comparison["curves"].items()):
       band = [[s, m, None if se is None else 1.96 * se] for s, m, se in points]
       _line(ax, band, name, COLOURS[i % len(COLOURS)])
-    if comparison["floors"]:
-      best = max(
-        (v for k, v in comparison["floors"].items() if k != "oracle"),
-        default=None,
+    found = comparison["references"]
+    if floors := [x for k, x in found.items() if k in FLOORS]:
+      ax.axhline(
+        max(floors), color=_FAINT, lw=1, ls=(0, (1, 2)), label="best floor"
       )
-      if best is not None:
-        ax.axhline(best, color=_FAINT, lw=1, ls=(0, (1, 2)), label="best floor")
     if comparison["stages"]:
       _stages(
         ax,
@@ -339,19 +341,20 @@ def _is_floor(name: str, scores: Mapping[str, float], domain: str) -> bool:
 FLOORS = ("do_nothing", "always_transfer", "random")
 
 
-def _floor_lines(ax, floors: Mapping[str, float | None]) -> None:
-  for name, x in floors.items():
-    if x is not None:
-      ax.axvline(x, color=_FAINT, lw=1, ls=(0, (1, 2)), zorder=3)
-      ax.annotate(
-        name,
-        (x, 1),
-        (2, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        fontsize=8,
-        color=_FAINT,
-      )
+def _reference_lines(ax, found: Mapping[str, float], line: int) -> None:
+  """Fixed policies as vertical lines, named on the empty `line` below.
+
+  Those to the right of the axis (the oracle's 1) would only squeeze the bars.
+  """
+  low, high = ax.get_xlim()
+  shown = {k: x for k, x in found.items() if low <= x <= high}
+  for n, (name, x) in enumerate(shown.items()):
+    ax.axvline(x, color=_INK, lw=1, ls=(0, (1, 2)), zorder=3)
+    # Staggered: two close floors must not overprint.
+    y = line - 0.22 + 0.44 * (n % 2)
+    ax.annotate(
+      name, (x, y), (3, 0), textcoords="offset points", fontsize=8, va="center"
+    )
 
 
 def _note(fig: Figure, text: str) -> None:

@@ -53,6 +53,18 @@ def number(x: Any, digits: int = 3, sign: bool = False) -> str:
   return format(x, f"{'+' if sign else ''}.{digits}f")
 
 
+def plain(table: Table) -> str:
+  """Columns set by spaces, for a terminal; marks are dropped."""
+  clean = lambda row: [c.replace("`", "").replace("**", "") for c in row]
+  lines = [clean(table.header), *map(clean, table.rows)]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  out = []
+  for first, *rest in lines:
+    cells = [f"{c:>{w}}" for c, w in zip(rest, widths[1:], strict=True)]
+    out.append("  ".join([f"{first:<{widths[0]}}", *cells]))
+  return "\n".join(out)
+
+
 def with_interval(mean, low=None, high=None, sign: bool = False) -> str:
   text = number(mean, sign=sign)
   if low is None or high is None or mean is None:
@@ -231,16 +243,29 @@ def estimate(e: Mapping[str, Any] | None, sign: bool = False) -> str:
 
 
 def methods(comparison: Mapping[str, Any], key: str = "metrics") -> Table:
-  """A row a method, with intervals over tasks and runs; floors below."""
+  """A row a method with intervals; floors and ceilings below."""
   rows = []
   for name, m in comparison["methods"].items():
     cells = [estimate(m[key].get(h)) for h in HEADLINE]
     rows.append([name, str(len(m["runs"])), *cells])
   if key == "metrics":
-    for name, average in comparison["floors"].items():
+    for name, average in comparison["references"].items():
       blank = [""] * (len(HEADLINE) - 1)
       rows.append([f"({name})", "", number(average), *blank])
   return Table(["method", "runs", *(f"`{h}`" for h in HEADLINE)], rows)
+
+
+def method_domains(comparison: Mapping[str, Any]) -> Table:
+  """The final policy's reward, domain by domain."""
+  found = comparison["methods"]
+  domains = list(next(iter(found.values()))["domains"])
+  rows = [
+    [name, *(estimate(m["domains"][d]) for d in domains)]
+    for name, m in found.items()
+  ]
+  for name, per in comparison["references_by_domain"].items():
+    rows.append([f"({name})", *(number(per.get(d)) for d in domains)])
+  return Table(["method", *domains], rows)
 
 
 def differences(comparison: Mapping[str, Any]) -> Table:
@@ -278,6 +303,8 @@ def comparison(found: Mapping[str, Any]) -> list[Block]:
     ),
     Image("methods.png", "average performance and forgetting by method"),
     methods(found),
+    Heading("By domain, at the end"),
+    method_domains(found),
     Heading(f"Against {found['baseline']}"),
     differences(found),
     Text(
@@ -294,7 +321,7 @@ def comparison(found: Mapping[str, Any]) -> list[Block]:
     Heading("On tasks that require a write"),
     methods(found, "write_only"),
   ]
-  extra = {k: v for k, v in found.get("references_of_runs", {}).items() if v}
+  extra = {k: v for k, v in found["other_streams"].items() if v}
   if extra:
     blocks += [
       Heading("Against other streams"),
