@@ -12,7 +12,7 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax_cl.tasks import speech
 from jax_cl.types import Scenario, ToolCall, ToolSchema, Turn, User
@@ -261,8 +261,8 @@ class Scripted:
     )
     self._scenario = scenario
     self._tools = {t.name for t in tools}
-    self._opening, clauses = read(scenario)
-    self._clauses = list(clauses)  # not yet said
+    self._opening, self._all_clauses = read(scenario)
+    self._clauses = list(self._all_clauses)  # not yet said
     self._known = speech.sentences(scenario.known_info or "")
     self._unknown = speech.sentences(scenario.unknown_info or "")
     self._opened = False
@@ -312,7 +312,7 @@ class Scripted:
       said = [over if heard.done else self._fine]
     return Turn("user", " ".join(dict.fromkeys(s for s in said if s)))
 
-  def _take(self, wanted: Callable[[Clause], bool]) -> str:
+  def _take(self, wanted: Callable[[Clause], Any]) -> str:
     """Says the first clause that is wanted, and will not say it again."""
     for i, c in enumerate(self._clauses):
       if wanted(c):
@@ -323,18 +323,24 @@ class Scripted:
     return self._take(lambda c: not c.gate)
 
   def _tell(self, slot: str) -> str:
-    """Every sentence that tells a slot: known info first, then the rest."""
+    """What tells a slot: "if asked for it, ...", known info, then the rest."""
     if slot == "details":
       return self._next_clause() or self._opening
     if slot == "identity" and self._known:
       return " ".join(first_person(s) for s in self._known)
     tell = speech.SLOTS[slot].tell
-    said = [first_person(s) for s in self._known if re.search(tell, s)]
+    asked = self._take(lambda c: c.gate == "ask" and re.search(tell, c.text))
+    said = [asked] if asked else []
+    said += [first_person(s) for s in self._known if re.search(tell, s)]
     if not said:
       opening = speech.sentences(self._scenario.reason_for_call)
       open_now = [c for c in map(clause, opening) if not c.gate]
-      waiting = [c for c in self._clauses if c.gate in ("", "ask")]
-      told = [c for c in open_now + waiting if re.search(tell, c.text)]
+      free = [
+        c
+        for c in self._all_clauses
+        if c.gate in ("", "ask") or c not in self._clauses
+      ]
+      told = [c for c in open_now + free if re.search(tell, c.text)]
       said = [c.spoken for c in told]
       self._clauses = [c for c in self._clauses if c not in told]
     if not said:

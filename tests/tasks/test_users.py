@@ -1,5 +1,6 @@
 """What agents say and users understand; the three kinds of users."""
 
+import dataclasses
 import http.server
 import json
 import re
@@ -158,6 +159,17 @@ def test_it_answers_from_what_it_knows():
   assert "#W1234567" in ask(user, speech.say("ask:order_id"))
   assert "gift card" in ask(user, speech.say("ask:payment"))
   assert ask(user, speech.say("ask:cabin")) == "I don't know."
+  again = [ask(user, speech.say("ask:payment")) for _ in range(2)]
+  assert again[0] == again[1]  # told once, told again
+
+
+def test_if_asked_it_says_what_it_is_told_to():
+  told = "If asked for your zip code, say that it is 54321 first."
+  scenario = dataclasses.replace(RETAIL, task_instructions=told)
+  user, _ = started(scenario)
+  first = ask(user, speech.say("ask:name_zip"))
+  assert first.startswith("It is 54321 first.") and "12345" in first
+  assert "54321" not in ask(user, speech.say("ask:name_zip"))
 
 
 def test_clauses_wait_for_their_condition():
