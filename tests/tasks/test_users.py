@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -349,6 +350,13 @@ class FakeModel(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def fake(monkeypatch):
+  connect = socket.socket.connect
+
+  def loopback_only(self, address):
+    assert address[0] == "127.0.0.1", f"a call to {address}"
+    return connect(self, address)
+
+  monkeypatch.setattr(socket.socket, "connect", loopback_only)
   monkeypatch.setenv("NO_PROXY", "127.0.0.1")
   monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
   server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeModel)
