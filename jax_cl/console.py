@@ -26,7 +26,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -46,7 +46,7 @@ class Console:
     verbose: bool = False,
     log_interval: int = 10,
     use_progress_bar: bool = True,
-    stream: TextIO | None = None,
+    stream: Any = None,  # a text stream; default: sys.stdout
   ):
     if log_interval < 1:
       raise ValueError(f"log_interval is {log_interval}; it must be 1 or more")
@@ -207,7 +207,7 @@ class Bar:
     self._tqdm.refresh()
 
 
-def _columns(stream: TextIO) -> dict[str, Any]:
+def _columns(stream: Any) -> dict[str, Any]:
   """Follow the window, but a pseudo-terminal may say it is 0 by 0."""
   try:
     wide = os.get_terminal_size(stream.fileno()).columns > 0
