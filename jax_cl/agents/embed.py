@@ -238,8 +238,8 @@ class SmolLM2:
     length = np.zeros(B, np.int32)
     for i, (_, ids) in enumerate(chunk):
       tokens[i, : len(ids)], length[i] = ids, len(ids)
-    hidden, params = self._model
-    out = np.asarray(hidden(params, tokens, length)).astype(np.float16)
+    vectors, params = _model(self.layer, self.pooling)
+    out = np.asarray(vectors(params, tokens, length)).astype(np.float16)
     if not np.isfinite(out[: len(chunk)]).all():
       raise ValueError(f"{_MODEL} gave a vector that is not finite")
     self.tokens_sent += int(length.sum())
@@ -250,24 +250,6 @@ class SmolLM2:
     tokenizer = weights.tokenizer(_MODEL)
     tokenizer.encode_special_tokens = True  # texts are data, never control
     return tokenizer
-
-  @functools.cached_property
-  def _model(self):
-    """Loaded when a text is met that no cache holds."""
-    policy, params = weights.load(_MODEL, layers=self.layer)
-    pool = _POOLING[self.pooling]
-
-    @jax.jit
-    def vectors(params, tokens_BT, length_B):
-      B, T = tokens_BT.shape
-      at_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
-      inside_BT = at_BT < length_B[:, None]
-      x, _ = policy.hidden(params, tokens_BT, at_BT, inside_BT.astype(int))
-      v = pool(base.rms(x), length_B, inside_BT & (at_BT > 0))
-      # An empty text has no tokens to pool: zeros, like `hashed`.
-      return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
-
-    return vectors, jax.device_put(params)
 
 
 _MODEL = "smollm2-135m"
@@ -286,6 +268,24 @@ def _last(x, length_B, pooled_BT):
 
 
 _POOLING = {"mean": _mean, "last": _last}
+
+
+@functools.lru_cache(maxsize=2)
+def _model(layer: int, pooling: str):
+  """(vectors, params), when a text is met that no cache holds."""
+  policy, params = weights.load(_MODEL, layers=layer)
+
+  @jax.jit
+  def vectors(params, tokens_BT, length_B):
+    B, T = tokens_BT.shape
+    at_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
+    inside_BT = at_BT < length_B[:, None]
+    x, _ = policy.hidden(params, tokens_BT, at_BT, inside_BT.astype(int))
+    v = _POOLING[pooling](base.rms(x), length_B, inside_BT & (at_BT > 0))
+    # An empty text has no tokens to pool: zeros, like `hashed`.
+    return v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-6)
+
+  return vectors, jax.device_put(params)
 
 
 class Store:

@@ -253,7 +253,8 @@ def decoder(
   def unembed(
     params: PyTree, x: Float[Array, "B T D"]
   ) -> Float[Array, "B T V"]:
-    x = RMSNorm(config.norm_eps).apply({"params": params["norm"]}, x)
+    norm: Any = RMSNorm(config.norm_eps).apply
+    x = norm({"params": params["norm"]}, x)
     exact = _exact(x.dtype)
     if config.tied:
       equation, w = "btd,vd->btv", params["embed"]["embedding"]

@@ -132,6 +132,8 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
   seconds, one numpy view a string.
   """
   path = pathlib.Path(path)
+  if not path.stat().st_size:  # mmap refuses it
+    raise _damaged(path, "it is empty")
   try:
     with path.open("rb") as f:
       with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
