@@ -47,6 +47,9 @@ def make(name: str, **args) -> Callable[[], User]:
     if arg not in known:
       what = f"argument of the {name} user"
       raise ValueError(speech.nearest(arg, known, what))
+  for arg, parameter in known.items():
+    if parameter.default is parameter.empty and arg not in args:
+      raise ValueError(f"the {name} user needs {arg!r}")
   return maker(**args)
 
 

@@ -284,6 +284,8 @@ def test_mistakes_are_answered_with_the_nearest():
     users.make("scirpted")
   with pytest.raises(ValueError, match="did you mean 'model'"):
     users.make("litellm", modle="x")
+  with pytest.raises(ValueError, match="needs 'model'"):
+    users.make("litellm")
   with pytest.raises(ValueError, match="module:function"):
     users.make("callable", fn="no_such_module:f")
   with pytest.raises(ValueError, match="timeout_s"):
