@@ -14,10 +14,11 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_cl import optim, update
+from jax_cl import optim, sharding, update
 from jax_cl.methods import base
 from jax_cl.problems.base import Problem
 
@@ -94,6 +95,7 @@ def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:
     trains(what),
     empty_batch(what, config.train.batch_size),
     reset_optimiser=reset,
+    replicated=sharding.data_parallel(config.train.devices).replicated,
   )
 
 
@@ -106,8 +108,6 @@ def trains(what: Problem) -> np.ndarray:
 
 def empty_batch(what: Problem, size: int):
   """Shapes and dtypes of the run's batches, from the first that it makes."""
-  import jax
-
   rows = what.demos(0)
   if rows is None:
     rows = what.batch([], seed=0)

@@ -25,7 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_cl import build, checkpoint, evaluate, logs, metrics, update, writers
+from jax_cl import (
+  build,
+  checkpoint,
+  evaluate,
+  logs,
+  metrics,
+  reports,
+  sharding,
+  update,
+  writers,
+)
 from jax_cl.console import Console
 from jax_cl.problems import base as problems
 from jax_cl.types import Episode
@@ -69,6 +79,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
       finally:
         one.close()
     results = metrics.recompute(files.path)
+    reports.write(files.path)  # matrix.png, curves.png, report.html, .md
     console.final(results, files.path)
     return results
 
@@ -81,7 +92,7 @@ class _Run:
     self.steps, self.files, self.console = steps, files, console
     self.batch_size = config.train.batch_size
     self.place = Place()
-    self._placed = _sharding(config.train.devices)
+    self.layout = sharding.data_parallel(config.train.devices)
     self._restore()
     self.trackers = [
       writers.make(w, files.path, _plain(config), self.total())
@@ -160,7 +171,7 @@ class _Run:
     for fraction, phase in self.steps.phases:
       if n == int(fraction * stage.steps):
         self.state = phase(self.state)
-    batch = self._placed(batch)
+    batch = sharding.place(batch, self.layout.rows)
     self.state, aux = self.steps.update(self.state, self.frozen, batch)
     first = demos is not None and n < problems.per_epoch(demos, self.batch_size)
     if self.steps.remember and (first or n >= stage.clone_steps):
@@ -418,19 +429,6 @@ def _deferred_interrupts() -> Iterator[Any]:
     yield hold
   finally:
     signal.signal(signal.SIGINT, before)
-
-
-def _sharding(devices: int):
-  """host batch -> device batch, its rows split over the first `devices`."""
-  if devices == 1:
-    return lambda batch: batch
-  if devices > jax.device_count():
-    raise ValueError(
-      f"train.devices is {devices}, but there are {jax.device_count()}"
-    )
-  mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  return lambda batch: jax.device_put(batch, rows)
 
 
 def _summary(episodes: list[Episode]) -> dict[str, float]:

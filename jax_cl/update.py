@@ -8,6 +8,7 @@ depends on the seed and the step alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_cl import memory
+from jax_cl import memory, sharding
 from jax_cl.methods.base import Method
 from jax_cl.types import Agent, Batch, Objective, TrainState
 
@@ -45,24 +46,36 @@ def make(
   trains: np.ndarray,
   batch: PyTree,
   reset_optimiser: bool = True,
+  replicated: jax.sharding.Sharding | None = None,
 ) -> Steps:
   """`trains` is bool[n_stages, domains]; `batch` any batch of the run's shape.
 
   `reset_optimiser` forgets moments (and restarts schedules) at every stage.
+  `replicated` is where the state lives when the batch is split over devices.
   """
+
+  # Outputs are placed by name: left to the compiler, a second step's inputs
+  # could be split in another way than the first one's, and compile again.
+  where = {} if replicated is None else {"out_shardings": replicated}
+  jit = functools.partial(jax.jit, **where)
 
   def init(key):
     k_agent, k_method, k_run = jax.random.split(key, 3)
     params, frozen = agent.init(k_agent)
-    cl = method.init(params, len(trains), k_method)
-    buffer = ()
+    frozen = sharding.place(frozen, replicated)
+    return jit(fresh)(params, frozen, k_method, k_run), frozen
+
+  def fresh(params, frozen, k_method, k_run):
+    # Copied, so that no two leaves share memory: the state is donated.
+    params = jax.tree.map(jnp.copy, params)
+    cl, buffer = method.init(params, len(trains), k_method), ()
     if method.capacity:
-      item = jax.eval_shape(
-        lambda b: method.store(agent.objective(frozen), cl, params, b, k_run),
-        batch,
+      obj = agent.objective(frozen)
+      store = lambda b: method.store(obj, cl, params, b, k_run)
+      buffer = memory.init(
+        jax.eval_shape(store, batch), trains, method.capacity
       )
-      buffer = memory.init(item, trains, method.capacity)
-    state = TrainState(
+    return TrainState(
       params=params,
       opt=optimiser.init(params),
       cl=cl,
@@ -71,8 +84,6 @@ def make(
       step=jnp.int32(0),
       stage=jnp.int32(0),
     )
-    # No two leaves may share memory: the state is donated.
-    return jax.tree.map(jnp.copy, state), frozen
 
   def objective(state: TrainState, frozen) -> Objective:
     """The learner's, of the weights that act: view(p), not p."""
@@ -113,7 +124,8 @@ def make(
     items = method.store(
       obj, state.cl, state.params, batch, _key(state, _STORE)
     )
-    return state._replace(buffer=memory.add(state.buffer, items, state.step))
+    buffer = memory.add(state.buffer, items, state.step)
+    return state._replace(buffer=buffer)
 
   def end(state: TrainState, frozen, batches: Batch):
     cl, p = method.end(
@@ -123,25 +135,26 @@ def make(
     return state._replace(cl=cl, params=p)
 
   def observe(state: TrainState, val_row):
-    return state._replace(cl=method.observe(state.cl, val_row, state.stage))
+    cl = method.observe(state.cl, val_row, state.stage)
+    return state._replace(cl=cl)
 
   def phase(f):
     def at(state: TrainState):
       cl, p = f(state.cl, state.params, state.stage, _key(state, _PHASE))
       return state._replace(cl=cl, params=p)
 
-    return jax.jit(at, donate_argnums=0)
+    return jit(at, donate_argnums=0)
 
   # Not donated: it may hand out the state's own arrays.
-  view = jax.jit(lambda s: method.view(s.cl, s.params, s.stage))
+  view = jit(lambda s: method.view(s.cl, s.params, s.stage))
   return Steps(
     init=init,
-    start=jax.jit(start, donate_argnums=0),
-    update=jax.jit(update, donate_argnums=0),
-    remember=jax.jit(remember, donate_argnums=0) if method.capacity else None,
+    start=jit(start, donate_argnums=0),
+    update=jit(update, donate_argnums=0),
+    remember=jit(remember, donate_argnums=0) if method.capacity else None,
     phases=tuple((x, phase(f)) for x, f in method.phases),
-    end=jax.jit(end, donate_argnums=0),
-    observe=jax.jit(observe, donate_argnums=0),
+    end=jit(end, donate_argnums=0),
+    observe=jit(observe, donate_argnums=0),
     view=view,
   )
 
