@@ -6,6 +6,7 @@ it, nothing else does. Importing tau2's evaluator takes litellm along, 8-10 s.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -111,8 +112,9 @@ def _speakers(
   from tau2.agent.llm_agent import LLMSoloAgent
   from tau2.user.user_simulator import DummyUser, UserSimulator
 
-  mine = (to_tau2(t) for t in turns if t.role == "assistant")
-  theirs = (to_tau2(t) for t in turns if t.role == "user")
+  now = lambda t: to_tau2(dataclasses.replace(t, timestamp=None))
+  mine = (now(t) for t in turns if t.role == "assistant")
+  theirs = (now(t) for t in turns if t.role == "user")
 
   class Agent(LLMSoloAgent if solo else LocalAgent):
     def __init__(self, says: Iterator[Any]):
@@ -135,7 +137,7 @@ def _speakers(
 
 
 def to_tau2(turn: Turn) -> Any:
-  """A turn as tau2's message."""
+  """A turn as tau2's message, said now where the turn has no time."""
   from tau2.data_model.message import (
     AssistantMessage,
     ToolCall,
@@ -143,6 +145,7 @@ def to_tau2(turn: Turn) -> Any:
     UserMessage,
   )
 
+  time = {"timestamp": turn.timestamp} if turn.timestamp else {}
   if turn.role == "tool":
     return ToolMessage(
       id=turn.call_id or "",
@@ -150,7 +153,7 @@ def to_tau2(turn: Turn) -> Any:
       content=turn.content,
       requestor=turn.requestor or "assistant",
       error=turn.error,
-      **({"timestamp": turn.timestamp} if turn.timestamp else {}),
+      **time,
     )
   calls = [
     ToolCall(
@@ -159,4 +162,6 @@ def to_tau2(turn: Turn) -> Any:
     for c in turn.tool_calls
   ]
   cls = AssistantMessage if turn.role == "assistant" else UserMessage
-  return cls(role=turn.role, content=turn.content, tool_calls=calls or None)
+  return cls(
+    role=turn.role, content=turn.content, tool_calls=calls or None, **time
+  )
