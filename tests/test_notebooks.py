@@ -1,0 +1,68 @@
+"""The notebooks run as they stand, one on what the other leaves."""
+
+import ast
+import json
+import os
+import pathlib
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
+NAMES = ("quickstart", "restore_and_evaluate")
+
+
+def read(name):
+  return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def execute(name, workdir, monkeypatch):
+  monkeypatch.setenv("JAX_CL_CONFIG", "blobs")
+  monkeypatch.setenv("JAX_CL_WORKDIR", str(workdir))
+  monkeypatch.setenv("XLA_FLAGS", "")  # one device, as people have
+  where = {"metadata": {"path": str(FOLDER)}}
+  client = NotebookClient(read(name), timeout=300, resources=where)
+  return client.execute()
+
+
+def outputs(notebook, kind):
+  return [
+    o.data[kind]
+    for c in notebook.cells
+    if c.cell_type == "code"
+    for o in c.outputs
+    if kind in o.get("data", {})
+  ]
+
+
+def test_both_run_on_the_smoke_config(tmp_path, monkeypatch):
+  workdir = tmp_path / "run"
+  first = execute("quickstart", workdir, monkeypatch)
+  results = json.loads((workdir / "results.json").read_text())
+  average = results["test"]["metrics"]["average_performance"]
+  assert len(outputs(first, "image/png")) == 2
+  table, *_ = outputs(first, "text/markdown")
+  assert f"| `average_performance` | {average:.3f} [" in table
+
+  second = execute("restore_and_evaluate", workdir, monkeypatch)
+  (table,) = outputs(second, "text/markdown")
+  assert f"{average:.3f}" in table
+  assert len(outputs(second, "image/png")) == 1
+  scores = ast.literal_eval(outputs(second, "text/plain")[1])
+  row = [scores[d]["reward"] for d in results["domains"]]
+  assert row == results["test"]["matrix"][1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_define_nothing_and_carry_no_outputs(name):
+  notebook = read(name)
+  code = [c for c in notebook.cells if c.cell_type == "code"]
+  for cell in code:
+    assert cell.outputs == [] and cell.execution_count is None
+    lines = [x for x in cell.source.split("\n") if "%pip" not in x]
+    source = "\n".join(lines).replace("is None:\n", "is None:\n  pass\n")
+    for node in ast.walk(ast.parse(source)):
+      assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)
+  assert "%pip install" in code[0].source
+  assert os.path.getsize(FOLDER / f"{name}.ipynb") < 20_000
