@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jax_cl.agents import mentions
 from jax_cl.tasks import actions, entities
 from jax_cl.types import Decision
 
@@ -33,7 +34,7 @@ BLOCKS = (
 SCALE = {"reports": 6.0, "done": 2.0, "open": 2.0}
 LEDGER = 32  # hashed (type, status) of what was named and not yet acted on
 BUCKETS = 24  # hashed categorical fields of a candidate
-NUMERIC = 56  # the named features below
+NUMERIC = 80  # the named features below
 WIDTH = NUMERIC + BUCKETS  # Dc
 _WORD = re.compile(r"[a-z0-9]+")
 _SMALL = frozenset(
@@ -59,7 +60,7 @@ EXCEPT = re.compile(r"\b(?:except|but not|other than|keep|besides)\b(.*)")
 def words(text: str) -> tuple[str, ...]:
   """Lower-case words, plural s dropped, function words left out."""
   out = []
-  for w in _WORD.findall(text.lower()):
+  for w in _WORD.findall(mentions.flat(text)):
     if w not in _SMALL:
       out.append(w[:-1] if len(w) > 3 and w.endswith("s") else w)
   return tuple(out)
@@ -183,15 +184,10 @@ class Featurizer:
     Entities that share no id with any call that changed something.
     """
     out = np.zeros(LEDGER, np.float32)
-    user = _user_words(state)
-    text = " ".join(state.user_texts)
-    used = state.used_in_writes()
-    for type in ("item", "order", "reservation", "product", "bill", "line"):
-      for e in state.seen.of(type):
-        named = e.id in text or _named(_parts(e), user) >= 1
-        if named and e.key not in used:
-          status = e.fields.get("status") or e.fields.get("cabin", "")
-          out[zlib.crc32(f"{type}={status}".encode()) % LEDGER] = 1
+    for e, status, mention in _open_matters(state):
+      out[_bucket(f"{e.type}={status}", LEDGER)] = 1
+      for verb in mention.verbs:
+        out[_bucket(f"{verb}:{status}", LEDGER)] = 1
     return out
 
   # ------------------------------------------------------------------- rows
@@ -234,6 +230,7 @@ class Featurizer:
     if state.user_texts:
       said = self.vectors(state.user_texts)[:, : self.linear]
       sims = (self.act_vectors[:, : self.linear] @ said.T).max(1)
+    matters = _open_matters(state)
     out = np.zeros((len(self.space), WIDTH), np.float32)
     for i, act in enumerate(self.space.acts):
       if not mask[i]:
@@ -253,6 +250,15 @@ class Featurizer:
       f[12] = not act.slots
       f[13] = f[0] * f[8]
       f[14] = f[2] * (not f[4])
+      verb = act.tool.split("_")[0]
+      asked = [(s, verb in m.verbs) for _, s, m in matters]
+      f[15] = any(v for _, v in asked)
+      f[16] = any(s and s in act.tool for s, _ in asked)
+      f[17] = any(v and s and s in act.tool for s, v in asked)
+      f[18] = act.write and not asked
+      f[19] = act.write
+      f[20] = act.tool == "done" and not asked
+      f[21] = act.tool == "done" and bool(asked)
     return out
 
   def psi(self, state: actions.State, choice: actions.Choice) -> np.ndarray:
@@ -267,7 +273,8 @@ class Featurizer:
     user = _user_words(state)
     text, latest = " ".join(state.user_texts), " ".join(state.last_user)
     low = text.lower()
-    cues = [bool(c.search(low)) for c in CUES]
+    found = _mentions(state)
+    verb = state.act.tool.split("_")[0]
     says_all = bool(ALL.search(low))
     without = {w for m in EXCEPT.findall(low) for w in words(m)}
     lines = [set(words(t)) for t in state.user_texts]
@@ -280,6 +287,13 @@ class Featurizer:
       ]
       if choice.position < len(items):
         aligned = items[choice.position]
+    said_of = mentions.NOWHERE
+    if aligned is not None:
+      said_of = found.get(aligned.key, mentions.NOWHERE)
+    about = f"{said_of.before[-40:]} {said_of.scope}" if said_of.scope else low
+    cues = [bool(c.search(about)) for c in CUES]
+    about_words = set(words(about))
+    open_items = [e for e, _, _ in _open_matters(state)]
     verbs = set(words(state.act.name.replace("_", " ")))
     used_here = state.used.get((state.act.name, slot.name), set())
     used = set().union(*state.used.values()) if state.used else set()
@@ -354,7 +368,32 @@ class Featurizer:
       f[52] = f[25] * f[48]
       f[53] = f[25] * f[49]
       f[54] = f[17] * (not f[10])
-      f[55] = f[22] * f[25] * f[28 + 4]
+      f[55] = f[22] * f[25] * f[32]
+      m = found.get(e.key, mentions.NOWHERE)
+      f[56] = bool(m.scope)
+      f[57] = verb in m.verbs
+      f[58] = bool(m.verbs) and verb not in m.verbs
+      f[59] = f[56] * related[i] * (not f[10])
+      f[60] = f[57] * related[i]
+      status = e.fields.get("status", "")
+      f[61] = bool(status) and status in state.act.tool
+      if e.type == "order":
+        inside = [x for x in open_items if x.type == "item"
+                  and actions.related(x, e)]
+        f[62] = bool(inside)
+        f[63] = min(len(inside), 3) / 3
+        f[64] = any(verb in found[x.key].verbs for x in inside)
+        f[65] = f[61] * f[64]
+        f[66] = f[61] * f[62]
+        f[67] = f[61] * (not f[10])
+      if aligned is not None and same[i]:
+        f[68:73] = _change(e, aligned, about_words)[1:]
+        up, down = _compared(e, aligned)
+        f[73] = up and cues[0]
+        f[74] = down and cues[1]
+        f[75] = up and not cues[0]
+        f[76] = down and not cues[1]
+        f[77] = f[25] * f[70] * (not f[30])
       for k, v in e.fields.items():
         if len(v) < 24 and not re.search(r"\d\d", v):
           f[NUMERIC + zlib.crc32(f"{k}={v}".encode()) % BUCKETS] += 1
@@ -388,6 +427,54 @@ def _bag(e: entities.Entity) -> set[str]:
   return {w for k, v in e.fields.items() if k != "price" for w in words(v)}
 
 
+def _bucket(text: str, n: int) -> int:
+  return zlib.crc32(text.encode()) % n
+
+
+def _mentions(state: actions.State) -> dict[str, mentions.Mention]:
+  """Mentions of every item, order and reservation, kept while nothing new."""
+  things = [
+    e for t in ("item", "order", "reservation") for e in state.seen.of(t)
+  ]
+  stamp = (len(state.user_texts), len(things), state.turn)
+  if state.memo.get("mentions", (None,))[0] != stamp:
+    known = {e.key: mentions.surfaces(e) for e in things}
+    state.memo["mentions"] = (stamp, mentions.find(state.user_texts, known))
+  return state.memo["mentions"][1]
+
+
+def _open_matters(state: actions.State):
+  """(entity, status, mention) of what was named and not yet acted on.
+
+  An item has the status of its order.
+  """
+  found = _mentions(state)
+  done = state.used_in_writes()
+  orders = {e.id: e.fields.get("status", "") for e in state.seen.of("order")}
+  out = []
+  for t in ("item", "order", "reservation"):
+    for e in state.seen.of(t):
+      if e.key in found and e.key not in done:
+        status = e.fields.get("status") or e.fields.get("cabin", "")
+        if t == "item":
+          status = next((orders[x] for x in e.links if x in orders), "")
+        if not (t == "item" and any(entities.key_of(x) in done for x in e.links)):
+          out.append((e, status, found[e.key]))
+  return out
+
+
+def _compared(new: entities.Entity, old: entities.Entity) -> tuple[bool, bool]:
+  """(some size above the old one's, some size below it)."""
+  skip = ("name", "price", "available", "status")
+  pairs = [
+    (_magnitude(v), _magnitude(old.fields[k]))
+    for k, v in new.fields.items()
+    if k in old.fields and k not in skip
+  ]
+  known = [(a, b) for a, b in pairs if a is not None and b is not None]
+  return any(a > b for a, b in known), any(a < b for a, b in known)
+
+
 def _user_words(state: actions.State) -> set[str]:
   return {w for t in state.user_texts for w in words(t)}
 
@@ -405,7 +492,12 @@ def _parts(e: entities.Entity) -> list[tuple[str, ...]]:
 def _named(parts: Sequence[Sequence[str]], user: set[str]) -> float:
   """The largest share of a name's words that the user said."""
   return max(
-    (sum(w in user for w in p) / len(p) for p in parts if p), default=0.0
+    (
+      1.0 if p[-1] in user and len(p) > 1 else sum(w in user for w in p) / len(p)
+      for p in parts
+      if p
+    ),
+    default=0.0,
   )
 
 

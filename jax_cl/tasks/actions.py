@@ -286,6 +286,7 @@ class State:
     self.errors: list[bool] = []  # of each act in history
     self.used: dict[tuple[str, str], set[str]] = {}  # (act, slot) -> keys
     self.written: set[str] = set()  # keys given to acts that change things
+    self.memo: dict[str, Any] = {}  # features keep here what is slow to make
     self.turn = 0
     self.act: Act | None = None
     self.picks: dict[str, list[entities.Entity]] = {}
