@@ -145,7 +145,13 @@ class Console:
         self.say(f"{name:<24} {value: .4f}{ends}")
     if scores.get("intervals"):
       self.say("(brackets: 95% bootstrap over tasks; several runs: compare)")
-    self.say(f"\nFiles are in {workdir}")
+    self.say(
+      f"\nFiles are in {workdir}\n"
+      "  report.html, report.md, matrix.png, curves.png   to look at\n"
+      "  results.json                                     every number above\n"
+      "  episodes.jsonl, metrics.jsonl, timing.jsonl      raw logs\n"
+      f"  checkpoints/   python -m jax_cl.evaluate --workdir={workdir} --stage=0"
+    )
 
 
 class Bar:

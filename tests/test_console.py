@@ -206,7 +206,8 @@ def test_final_has_matrix_floors_metrics_and_files():
   ]
   assert "forgetting                0.0330  [-0.100, 0.200]" in lines
   assert "fwt_zero_shot" not in out.getvalue()
-  assert lines[-1] == "Files are in runs/x"
+  assert "Files are in runs/x" in lines
+  assert "jax_cl.evaluate --workdir=runs/x --stage=0" in lines[-1]
 
 
 def test_bad_interval_is_refused():
