@@ -12,11 +12,12 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_cl.tasks import store, stream
+from jax_cl.tasks import env, reference, store, stream
+from jax_cl.types import User
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,3 +194,37 @@ def _plain(x: Any) -> Any:
   if isinstance(x, Mapping):
     return {k: _plain(v) for k, v in x.items()}
   return [_plain(v) for v in x] if isinstance(x, list | tuple) else x
+
+
+def references(
+  domains: Sequence[stream.Domain],
+  make_user: Callable[[], User],
+  names: Sequence[str] = ("do_nothing", "always_transfer", "oracle"),
+  splits: Sequence[str] = ("test", "val"),
+  seed: int = 0,
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Mean rewards of fixed policies, name -> split -> domain: `run.json`'s.
+
+  Floors (do_nothing, always_transfer) and a ceiling (oracle, which sees the
+  gold actions), with the run's own user: one episode a task, in seconds.
+  """
+  out: dict[str, dict[str, dict[str, float]]] = {}
+  for name in names:
+    policies = reference.make(name, seed)
+    for split in splits:
+      for domain in domains:
+        rewards = [
+          _episode(spec, policies(), make_user, seed)
+          for spec in domain.splits[split]
+        ]
+        mean = sum(rewards) / len(rewards)
+        out.setdefault(name, {}).setdefault(split, {})[domain.name] = mean
+  return out
+
+
+def _episode(spec, policy, make_user, seed: int) -> float:
+  world = env.Env(spec, None if spec.solo else make_user(), seed=seed)
+  world.reset()
+  while not world.done:
+    world.step(policy(world))
+  return world.verdict().reward

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jax_cl.tasks import protocol, stream
+from jax_cl.tasks import protocol, stream, users
 
 ORDER = ("airline", "retail", "telecom")
 
@@ -81,3 +81,13 @@ def test_an_unofficial_domain_can_be_described():
   specs = stream.load("mock").splits["test"]
   assert found["splits"]["mock"]["test"]["tasks"] == len(specs)
   assert "order" in found["deviations"]
+
+
+def test_references_are_the_known_floors_and_the_ceiling():
+  domains = [stream.load(d) for d in ORDER]
+  found = protocol.references(domains, users.make("scripted"), splits=("test",))
+  floor = dict(zip(ORDER, (0.30, 0.05, 0.0), strict=True))
+  assert found["do_nothing"]["test"] == pytest.approx(floor)
+  floor["telecom"] = 0.30
+  assert found["always_transfer"]["test"] == pytest.approx(floor)
+  assert found["oracle"]["test"] == {d: 1.0 for d in ORDER}
