@@ -563,7 +563,21 @@ def results(
   for split in ("test", "val"):
     if cells := final_rows(rows, split):
       out[split] = _split_results(rows, run, split, cells, resamples)
+  if (asked := run.get("protocol")) and "test" in out:
+    out["protocol"] = _with_trials(asked, out["test"])
   return out
+
+
+def _with_trials(protocol: Mapping, test: Mapping) -> dict[str, Any]:
+  """The protocol, with the number of trials as a deviation if it is one."""
+  trials = max(
+    (test["episodes"][d] / n for d, n in test["tasks"].items() if n), default=0
+  )
+  if trials == protocol.get("trials", trials):
+    return dict(protocol)
+  found = {"protocol": protocol["trials"], "run": math.ceil(trials)}
+  deviations = {**protocol.get("deviations", {}), "trials": found}
+  return {**protocol, "deviations": deviations}
 
 
 def _split_results(rows, run, split, cells, resamples) -> dict[str, Any]:

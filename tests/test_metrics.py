@@ -279,6 +279,16 @@ def test_results_from_rows():
   json.dumps(metrics.jsonable(got), allow_nan=False)
 
 
+def test_trials_that_depart_from_the_protocol_are_said():
+  about = RUN | {"protocol": {"name": "p", "trials": 4, "deviations": {"a": 1}}}
+  got = metrics.results(rows_of(TABLE), about, resamples=10)["protocol"]
+  trials = {"protocol": 4, "run": 1}
+  assert got["deviations"] == {"a": 1, "trials": trials}
+  about["protocol"]["trials"] = 1
+  got = metrics.results(rows_of(TABLE), about, resamples=10)["protocol"]
+  assert got["deviations"] == {"a": 1}
+
+
 def test_failures_are_counted_and_never_zero():
   rows = rows_of(TABLE)
   broken = row(1, "a", "3", 0.0, failure="user timed out")

@@ -12,12 +12,11 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_cl.tasks import env, reference, store, stream
-from jax_cl.types import User
+from jax_cl.tasks import store, stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Protocol:
   tools: str  # the action space: "domain", "seen" or "all"
   pool: str  # where training tasks come from
   evaluation: str  # tau2's evaluation type
-  trials: int  # episodes of each test task and stage
+  greedy: bool  # evaluation takes the most probable choice, not a sample
+  trials: int  # episodes of each test task and stage; 16 where one samples
   max_turns: int
   orders: tuple[tuple[str, ...], ...]
   seeds: int  # runs of each order
@@ -69,7 +69,8 @@ TAU2_CL_V1 = Protocol(
   tools="all",
   pool="official",
   evaluation="all",
-  trials=16,
+  greedy=True,
+  trials=1,  # the user is deterministic, too: another one would be the same
   max_turns=200,
   orders=(
     ("airline", "retail", "telecom"),
@@ -116,7 +117,8 @@ def describe(
 
   `domains` to `seed` are `stream.load`'s; `settings` are the run's values of
   other fields (`user`, `tools`, `trials`, ...). A field that is not given
-  counts as the protocol's own. Any order of the protocol's domains is one of
+  counts as the protocol's own (`trials` is filled in from the logs by
+  `metrics.results`). Any order of the protocol's domains is one of
   its orders or a deviation named `order`.
   """
   found = get(name)
@@ -194,37 +196,3 @@ def _plain(x: Any) -> Any:
   if isinstance(x, Mapping):
     return {k: _plain(v) for k, v in x.items()}
   return [_plain(v) for v in x] if isinstance(x, list | tuple) else x
-
-
-def references(
-  domains: Sequence[stream.Domain],
-  make_user: Callable[[], User],
-  names: Sequence[str] = ("do_nothing", "always_transfer", "oracle"),
-  splits: Sequence[str] = ("test", "val"),
-  seed: int = 0,
-) -> dict[str, dict[str, dict[str, float]]]:
-  """Mean rewards of fixed policies, name -> split -> domain: `run.json`'s.
-
-  Floors (do_nothing, always_transfer) and a ceiling (oracle, which sees the
-  gold actions), with the run's own user: one episode a task, in seconds.
-  """
-  out: dict[str, dict[str, dict[str, float]]] = {}
-  for name in names:
-    policies = reference.make(name, seed)
-    for split in splits:
-      for domain in domains:
-        rewards = [
-          _episode(spec, policies(), make_user, seed)
-          for spec in domain.splits[split]
-        ]
-        mean = sum(rewards) / len(rewards)
-        out.setdefault(name, {}).setdefault(split, {})[domain.name] = mean
-  return out
-
-
-def _episode(spec, policy, make_user, seed: int) -> float:
-  world = env.Env(spec, None if spec.solo else make_user(), seed=seed)
-  world.reset()
-  while not world.done:
-    world.step(policy(world))
-  return world.verdict().reward

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jax_cl.tasks import protocol, stream, users
+from jax_cl.tasks import protocol, stream
 
 ORDER = ("airline", "retail", "telecom")
 
@@ -33,10 +33,10 @@ def test_orders_are_a_latin_square():
 
 def test_each_departure_is_named_with_both_values():
   found = protocol.describe(
-    ("retail", "airline"), trials=1, user="scripted", tools="domain"
+    ("retail", "airline"), trials=16, user="scripted", tools="domain"
   )
   assert set(found["deviations"]) == {"trials", "tools", "order"}
-  assert found["deviations"]["trials"] == {"protocol": 16, "run": 1}
+  assert found["deviations"]["trials"] == {"protocol": 1, "run": 16}
   assert found["deviations"]["order"]["run"] == ["retail", "airline"]
 
 
@@ -83,11 +83,6 @@ def test_an_unofficial_domain_can_be_described():
   assert "order" in found["deviations"]
 
 
-def test_references_are_the_known_floors_and_the_ceiling():
-  domains = [stream.load(d) for d in ORDER]
-  found = protocol.references(domains, users.make("scripted"), splits=("test",))
-  floor = dict(zip(ORDER, (0.30, 0.05, 0.0), strict=True))
-  assert found["do_nothing"]["test"] == pytest.approx(floor)
-  floor["telecom"] = 0.30
-  assert found["always_transfer"]["test"] == pytest.approx(floor)
-  assert found["oracle"]["test"] == {d: 1.0 for d in ORDER}
+def test_solo_is_a_deviation():
+  found = protocol.describe(("telecom",), solo=True)
+  assert found["deviations"]["solo"] == {"protocol": False, "run": True}
