@@ -30,9 +30,10 @@ def main(argv: Sequence[str]) -> int:
     print(f"error: {e}", file=sys.stderr)
     return 2
   start = time.perf_counter()
-  rows = module.run(**options)
-  for row in rows:
-    print("  ".join(f"{k} {_short(v)}" for k, v in row.items()))
+  rows = []
+  for row in module.run(**options):
+    print("  ".join(f"{k} {_short(v)}" for k, v in row.items()), flush=True)
+    rows.append(row)
   if out is not None:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(rows, indent=1) + "\n")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jax_cl.tasks import env as env_lib
@@ -37,14 +37,12 @@ def run(
   episodes: Mapping[str, int] = EPISODES,
   policies: Sequence[str] = POLICIES,
   seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
   """Rows {domain, policy, episodes, unjudged, stock_eps, fast_eps, ratio,
   mismatches, mean_reward}; `*_eps` are episodes a second."""
-  return [
-    _row(domain, policy, n, seed)
-    for domain, n in episodes.items()
-    for policy in policies
-  ]
+  for domain, n in episodes.items():
+    for policy in policies:
+      yield _row(domain, policy, n, seed)
 
 
 def _row(name: str, policy: str, n: int, seed: int) -> dict[str, Any]:

@@ -88,14 +88,16 @@ def _run(e: Episode, trial: int) -> Any:
     end_time=end,
     duration=(parse(end) - parse(start)).total_seconds() if times else 0.0,
     termination_reason=tau2.TerminationReason(e.termination),
-    reward_info=tau2.RewardInfo(
-      reward=e.verdict.reward,
-      db_check=None
-      if db is None
-      else tau2.DBCheck(db_match=db == 1, db_reward=db),
-      reward_basis=[tau2.RewardType(b) for b in e.verdict.basis],
-      reward_breakdown={tau2.RewardType(k): v for k, v in parts.items()},
-      info={"note": e.verdict.note} if e.verdict.note else None,
+    reward_info=tau2.RewardInfo.model_validate(
+      {
+        "reward": e.verdict.reward,
+        "db_check": None
+        if db is None
+        else {"db_match": db == 1, "db_reward": db},
+        "reward_basis": e.verdict.basis,
+        "reward_breakdown": dict(parts),
+        "info": {"note": e.verdict.note} if e.verdict.note else None,
+      }
     ),
     messages=messages,
     trial=trial,

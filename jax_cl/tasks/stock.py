@@ -33,7 +33,8 @@ def replay(
 
   task = stream.task(spec)
   _restore_vpn()
-  environment = registry.get_env_constructor(spec.domain)(solo_mode=spec.solo)
+  constructor: Any = registry.get_env_constructor(spec.domain)
+  environment = constructor(solo_mode=spec.solo)
   agent, user = _speakers(
     turns[said_before(spec) :], environment, task, spec.solo
   )
@@ -116,7 +117,9 @@ def _speakers(
   mine = (now(t) for t in turns if t.role == "assistant")
   theirs = (now(t) for t in turns if t.role == "user")
 
-  class Agent(LLMSoloAgent if solo else LocalAgent):
+  base: Any = LLMSoloAgent if solo else LocalAgent
+
+  class Agent(base):
     def __init__(self, says: Iterator[Any]):
       self.says = says
 
@@ -145,23 +148,24 @@ def to_tau2(turn: Turn) -> Any:
     UserMessage,
   )
 
-  time = {"timestamp": turn.timestamp} if turn.timestamp else {}
+  time: Any = {"timestamp": turn.timestamp} if turn.timestamp else {}
+  requestor: Any = turn.requestor or "assistant"
   if turn.role == "tool":
     return ToolMessage(
       id=turn.call_id or "",
       role="tool",
       content=turn.content,
-      requestor=turn.requestor or "assistant",
+      requestor=requestor,
       error=turn.error,
       **time,
     )
   calls = [
-    ToolCall(
+    ToolCall.model_construct(
       id=c.id, name=c.name, arguments=dict(c.arguments), requestor=c.requestor
     )
     for c in turn.tool_calls
   ]
-  cls = AssistantMessage if turn.role == "assistant" else UserMessage
+  cls: Any = AssistantMessage if turn.role == "assistant" else UserMessage
   return cls(
     role=turn.role, content=turn.content, tool_calls=calls or None, **time
   )

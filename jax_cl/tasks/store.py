@@ -4,9 +4,9 @@ tau2 builds its environment anew for each episode and hashes whole databases
 to compare two of them; over 99% of an airline or retail episode goes there.
 Here the tools are tau2's own and run unchanged, but on a cheaper database:
 
-  airline, retail, mock: each table is a `Table`, a dict over the shared
-    entities which hands out a private copy of an entity when it is first
-    looked up, so that what changed is among what was looked up;
+  airline, retail, mock: each table is a `copy_on_write.Table`, a dict over
+    the shared entities which hands out a private copy of an entity when it is
+    first looked up, so that what changed is among what was looked up;
   telecom: small, full of lists, and every task begins with its own faults, so
     the state after the task's initialisation is kept and copied whole.
 
@@ -16,10 +16,7 @@ environment, with a warning.
 
 from __future__ import annotations
 
-import copy
-import datetime
 import difflib
-import enum
 import functools
 import importlib
 import json
@@ -28,6 +25,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from jax_cl.tasks.copy_on_write import Rows, Table, canonical, copier
 
 Task = Any  # tau2.data_model.tasks.Task
 Toolkit = Any  # tau2.environment.toolkit.ToolKitBase
@@ -78,7 +77,7 @@ def use_data_dir(data_dir: str | Path | None) -> None:
       f"data_dir={str(data_dir)!r} has no folder tau2/domains; name the "
       "directory that tau2 would be given as TAU2_DATA_DIR"
     )
-  if _data_dir is not None or store.cache_info().currsize:
+  if any(m.startswith("tau2.domains.") for m in sys.modules):
     raise ValueError(
       f"data_dir={str(data_dir)!r} comes too late: this process has already "
       f"read tasks from {_data_dir or 'the installed tau2'}; name it in the "
@@ -99,172 +98,6 @@ def read_json(path: Path) -> Any:
     raise ValueError(f"{path}: no such file") from None
   except (json.JSONDecodeError, UnicodeDecodeError) as e:
     raise ValueError(f"{path} does not parse as JSON: {e}") from None
-
-
-# -------------------------------------------------------------- copy on write
-
-
-def copier(x: Any) -> Callable[[], Any]:
-  """A function that returns a new deep copy of `x` as it is now.
-
-  Pydantic models, dicts and lists are taken apart once; a copy then costs one
-  `dict.copy` a model, a tenth of pickle. Aliases within `x` are not kept.
-  """
-  cls = type(x)
-  if _is_atom(x):
-    return lambda: x
-  if cls is list:
-    if all(map(_is_atom, x)):
-      return list(x).copy
-    parts = [copier(v) for v in x]
-    return lambda: [part() for part in parts]
-  if cls is dict:
-    inner = {k: copier(v) for k, v in x.items() if not _is_atom(v)}
-    if not inner:
-      return dict(x).copy
-    return _dict_copier(dict(x), inner)
-  if not hasattr(x, "__pydantic_fields_set__") or x.__pydantic_private__:
-    frozen = copy.deepcopy(x)
-    return lambda: copy.deepcopy(frozen)
-  return _model_copier(x)
-
-
-def _dict_copier(shared: dict, inner: dict) -> Callable[[], dict]:
-  parts = tuple(inner.items())
-
-  def make() -> dict:
-    new = shared.copy()
-    for k, part in parts:
-      new[k] = part()
-    return new
-
-  return make
-
-
-def _model_copier(x: Any) -> Callable[[], Any]:
-  cls, fields = type(x), copier(x.__dict__)
-  names, extra = x.__pydantic_fields_set__.copy(), x.__pydantic_extra__
-  new, put = cls.__new__, object.__setattr__
-
-  def make() -> Any:  # what pydantic's `__copy__` does
-    model = new(cls)
-    put(model, "__dict__", fields())
-    put(model, "__pydantic_fields_set__", names.copy())
-    put(model, "__pydantic_extra__", extra and dict(extra))
-    put(model, "__pydantic_private__", None)
-    return model
-
-  return make
-
-
-def _is_atom(x: Any) -> bool:
-  return isinstance(x, _ATOMS)
-
-
-_ATOMS = (str, int, float, bool, type(None), datetime.date, enum.Enum)
-
-
-class Rows:
-  """A table's shared entities. Whatever is handed out is a copy."""
-
-  def __init__(self, rows: Mapping[str, Any]):
-    self.rows = dict(rows)
-    self._copiers: dict[str, Callable[[], Any]] = {}
-    self._canonical: dict[str, str] = {}
-
-  def copy(self, key: str) -> Any:
-    make = self._copiers.get(key)
-    if make is None:
-      make = self._copiers[key] = copier(self.rows[key])
-    return make()
-
-  def canonical(self, key: str) -> str | None:
-    if key not in self.rows:
-      return None
-    text = self._canonical.get(key)
-    if text is None:
-      text = self._canonical[key] = canonical(self.rows[key])
-    return text
-
-
-class Table(dict):
-  """An episode's view of `Rows`: private copies of what was looked up.
-
-  `values()` and `items()` show shared entities, which no tool of tau2's may
-  change: tools change what they look up by key.
-  """
-
-  __slots__ = ("_base", "_own")
-
-  def __init__(self, base: Rows):
-    super().__init__(base.rows)
-    self._base = base
-    self._own: set[str] = set()
-
-  def __getitem__(self, key):
-    if key not in self._own:
-      if key not in self:
-        raise KeyError(key)
-      super().__setitem__(key, self._base.copy(key))
-      self._own.add(key)
-    return super().__getitem__(key)
-
-  def get(self, key, default=None):
-    return self[key] if key in self else default
-
-  def __setitem__(self, key, value):
-    self._own.add(key)
-    super().__setitem__(key, value)
-
-  def __delitem__(self, key):
-    super().__delitem__(key)
-    self._own.add(key)
-
-  def pop(self, key, *default):
-    if key not in self:
-      return super().pop(key, *default)
-    value = self[key]
-    del self[key]
-    return value
-
-  def setdefault(self, key, default=None):
-    if key not in self:
-      self[key] = default
-    return self[key]
-
-  def update(self, *args, **kwargs):
-    for key, value in dict(*args, **kwargs).items():
-      self[key] = value
-
-  def clear(self):
-    self._own.update(self)
-    super().clear()
-
-  def popitem(self):
-    key = next(reversed(self))
-    return key, self.pop(key)
-
-  def __ior__(self, other):
-    self.update(other)
-    return self
-
-  def changes(self) -> dict[str, str | None]:
-    """Canonical JSON of the entities that differ from the shared ones."""
-    out = {}
-    for key in self._own:
-      now = canonical(dict.__getitem__(self, key)) if key in self else None
-      if now != self._base.canonical(key):
-        out[key] = now
-    return out
-
-
-def canonical(entity: Any) -> str:
-  """What tau2 hashes, of one entity: equal texts if and only if equal hashes.
-
-  Text, not values, because `2`, `2.0` and `"2"` are different states to tau2.
-  """
-  dump = getattr(entity, "model_dump", None)
-  return json.dumps(dump() if dump else entity, sort_keys=True, default=str)
 
 
 # ---------------------------------------------------------------------- world
@@ -402,6 +235,32 @@ class Store:
     self._prepared = _PerTask()
     self._gold = _PerTask()
     self._policies: dict[bool, str] = {}
+
+  def tasks(self) -> dict[str, Any]:
+    """Task id -> the task as JSON; `task` validates (telecom has 2,285)."""
+    path = self.folder / "tasks.json"
+    raw = read_json(path)
+    raw = raw.get("tasks", raw) if isinstance(raw, dict) else raw
+    if not isinstance(raw, list) or not all(
+      isinstance(t, dict) and isinstance(t.get("id"), str) for t in raw
+    ):
+      raise ValueError(f"{path} does not parse: not a list of tasks with ids")
+    return {t["id"]: t for t in raw}
+
+  def task(self, raw: Any) -> Task:
+    from tau2.data_model.tasks import Task
+
+    try:
+      return Task.model_validate(raw)
+    except ValueError as e:
+      raise ValueError(
+        f"{self.folder / 'tasks.json'}: task {raw['id']!r} does not parse: {e}"
+      ) from None
+
+  def splits(self) -> dict[str, list[str]]:
+    """tau2's official splits: name -> task ids."""
+    path = self.folder / "split_tasks.json"
+    return read_json(path) if path.exists() else {}
 
   def policy(self, solo: bool) -> str:
     if solo not in self._policies:
@@ -543,12 +402,12 @@ class StockStore:
     # Only tau2 itself or somebody who has imported the registry can have
     # registered a domain, so that a mistyped name costs no import (8-10 s).
     known = {*FAST, "telecom-workflow"}
-    if name in known or "tau2.registry" in sys.modules:
-      from tau2.registry import registry
-
-      known |= set(registry.get_domains())
+    if "tau2.registry" in sys.modules:
+      known |= set(sys.modules["tau2.registry"].registry.get_domains())
     if name not in known:
       raise ValueError(unknown("domain", name, sorted(known)))
+    from tau2.registry import registry
+
     warnings.warn(
       f"domain {name!r} has no fast store: it runs on tau2's stock "
       "environment, which loads its database for every episode",
@@ -556,9 +415,19 @@ class StockStore:
     )
     self.name = name
     self.folder = None
-    self.registry = registry
-    self._constructor = registry.get_env_constructor(name)
+    self._constructor: Any = registry.get_env_constructor(name)
+    self._load_tasks: Any = registry.get_tasks_loader(name)
+    self._load_splits: Any = registry.get_task_splits_loader(name)
     self._gold = _PerTask()
+
+  def tasks(self) -> dict[str, Task]:
+    return {t.id: t for t in self._load_tasks(None)}
+
+  def task(self, raw: Task) -> Task:
+    return raw
+
+  def splits(self) -> dict[str, list[str]]:
+    return self._load_splits() if self._load_splits else {}
 
   def policy(self, solo: bool) -> str:
     return self._constructor(solo_mode=solo).policy

@@ -75,7 +75,7 @@ def _load(
   if solo and name in ("airline", "retail"):
     raise ValueError(f"{name} has no solo mode; telecom and mock have")
   tasks = _tasks(name)
-  official = _official_splits(name)
+  official = rules.splits()
   ids = _split_ids(name, official, list(tasks), pool, train_split, seed)
   if solo:
     ids = {k: [i for i in v if _solo_task(tasks[i])] for k, v in ids.items()}
@@ -400,50 +400,24 @@ def ticket(spec: TaskSpec) -> str:
 
 @functools.cache
 def _tasks(name: str) -> dict[str, Any]:
-  """Task id -> the task, not yet validated (telecom: 2,285 of them)."""
-  rules = store.store(name)
-  if rules.folder is None:
-    return {t.id: t for t in rules.registry.get_tasks_loader(name)(None)}
-  path = rules.folder / "tasks.json"
-  raw = store.read_json(path)
-  raw = raw.get("tasks", raw) if isinstance(raw, dict) else raw
-  if not isinstance(raw, list) or not all(
-    isinstance(t, dict) and isinstance(t.get("id"), str) for t in raw
-  ):
-    raise ValueError(f"{path} does not parse: not a list of tasks with ids")
-  return {t["id"]: t for t in raw}
+  """Task id -> the task, not yet validated."""
+  return store.store(name).tasks()
 
 
 @functools.cache
 def _task(name: str, task_id: str) -> Any:
-  from tau2.data_model.tasks import Task
-
   tasks = _tasks(name)
   if task_id not in tasks:
     raise ValueError(f"domain {name!r} has no task {task_id!r}")
-  raw = tasks[task_id]
-  if isinstance(raw, Task):
-    return raw
-  try:
-    return Task.model_validate(raw)
-  except ValueError as e:
-    path = store.store(name).folder / "tasks.json"
-    raise ValueError(f"{path}: task {task_id!r} does not parse: {e}") from None
-
-
-def _official_splits(name: str) -> dict[str, list[str]]:
-  rules = store.store(name)
-  if rules.folder is None:
-    loader = rules.registry.get_task_splits_loader(name)
-    return loader() if loader else {}
-  path = rules.folder / "split_tasks.json"
-  return store.read_json(path) if path.exists() else {}
+  return store.store(name).task(tasks[task_id])
 
 
 def _solo_task(raw: Any) -> bool:
-  """tau2's rule: a ticket, gold actions, and no words said beforehand."""
-  get = raw.get if isinstance(raw, dict) else lambda k: getattr(raw, k, None)
-  return bool(get("ticket")) and bool(get("evaluation_criteria"))
+  """tau2's rule: a ticket, something to judge, no words said beforehand."""
+  raw = raw if isinstance(raw, dict) else raw.model_dump()
+  history = (raw.get("initial_state") or {}).get("message_history") or []
+  said = any(m["role"] != "tool" and not m.get("tool_calls") for m in history)
+  return bool(raw.get("ticket") and raw.get("evaluation_criteria") and not said)
 
 
 # -------------------------------------------------------------------- schemas

@@ -4,18 +4,18 @@ import pytest
 from tau2.data_model import message
 
 from jax_cl.bench.env import play
-from jax_cl.tasks import reference, store, stream
+from jax_cl.tasks import copy_on_write, reference, store, stream
 from jax_cl.tasks.env import Env
 from jax_cl.types import ToolCall, Turn
 
 
 @pytest.fixture
 def base():
-  return store.Rows({"a": {"n": 1, "of": [1, 2]}, "b": {"n": 2}})
+  return copy_on_write.Rows({"a": {"n": 1, "of": [1, 2]}, "b": {"n": 2}})
 
 
 def test_a_table_reads_like_a_dict(base):
-  table = store.Table(base)
+  table = copy_on_write.Table(base)
   assert dict(table.items()) == base.rows
   assert "a" in table and "c" not in table and len(table) == 2
   assert table["a"] == base.rows["a"] and table.get("c", 0) == 0
@@ -25,7 +25,7 @@ def test_a_table_reads_like_a_dict(base):
 
 
 def test_what_is_looked_up_is_private(base):
-  one, two = store.Table(base), store.Table(base)
+  one, two = copy_on_write.Table(base), copy_on_write.Table(base)
   one["a"]["of"].append(3)
   assert one["a"]["of"] == [1, 2, 3]
   assert [v["n"] for v in one.values()] == [1, 2]
@@ -51,7 +51,7 @@ def test_what_is_looked_up_is_private(base):
   ],
 )
 def test_changes_are_found(base, change, changed):
-  table = store.Table(base)
+  table = copy_on_write.Table(base)
   change(table)
   assert set(table.changes()) == changed
   assert base.rows == {"a": {"n": 1, "of": [1, 2]}, "b": {"n": 2}}
@@ -60,16 +60,16 @@ def test_changes_are_found(base, change, changed):
 def test_a_copier_shares_nothing_that_can_change():
   rules = store.store("telecom")
   db = rules._db
-  make = store.copier(db)
-  before = store.canonical(db)
+  make = copy_on_write.copier(db)
+  before = copy_on_write.canonical(db)
   one, two = make(), make()
-  assert type(one) is type(db) and store.canonical(one) == before
+  assert type(one) is type(db) and copy_on_write.canonical(one) == before
   one.customers[0].line_ids.append("L0")
   one.customers[0].address.city = "Elsewhere"
   one.bills[0].line_items.clear()
-  assert store.canonical(one) != before
-  assert store.canonical(two) == store.canonical(db) == before
-  assert store.canonical(make()) == before
+  assert copy_on_write.canonical(one) != before
+  assert copy_on_write.canonical(two) == copy_on_write.canonical(db) == before
+  assert copy_on_write.canonical(make()) == before
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_copier_shares_nothing_that_can_change():
 def test_episodes_leave_the_shared_data_alone(name, solo):
   rules = store.store(name)
   user_db = rules._user_db
-  before = store.canonical(rules._db), store.canonical(user_db)
+  before = copy_on_write.canonical(rules._db), copy_on_write.canonical(user_db)
   specs = stream.load(name, solo=solo).splits["train"]
   make = reference.make("random", seed=1)
   wrote = 0
@@ -88,7 +88,10 @@ def test_episodes_leave_the_shared_data_alone(name, solo):
     env.verdict()
     wrote += env._world.state() != rules.world(env._task, solo).state()
   assert wrote > 0
-  assert (store.canonical(rules._db), store.canonical(user_db)) == before
+  assert (
+    copy_on_write.canonical(rules._db),
+    copy_on_write.canonical(user_db),
+  ) == before
 
 
 def test_one_episodes_vpn_is_not_the_next_ones():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jax_cl.tasks import schema, stream
+from jax_cl.tasks import schema, store, stream
 
 SIZES = {  # train, val, test; the official train and test splits of tau2
   ("airline", False): (24, 6, 20),
@@ -28,7 +28,7 @@ def test_splits_are_the_official_ones_and_disjoint(name, solo):
   )
   everything = [i for s in splits.values() for i in ids(s)]
   assert len(set(everything)) == len(everything)
-  official = stream._official_splits(name)
+  official = store.store(name).splits()
   if "train" in official:
     train = ids(splits["train"]) + ids(splits["val"])
     assert set(train) == set(official["train"])
