@@ -20,7 +20,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jaxtyping import Float
 from jax_cl.policies import base, llama, weights
 
 
+@runtime_checkable  # for beartype, in the tests
 class Embedder(Protocol):
   """What a learner may know of an embedder."""
 
@@ -206,7 +207,7 @@ class SmolLM2:
     """Sends texts through the model; rows reach disk every few calls."""
     if not texts:
       return
-    encoded = self._tokenizer.encode_batch(
+    encoded = _tokenizer().encode_batch(
       # A lone surrogate has no UTF-8: it is read as "?".
       [t.encode("utf-8", "replace").decode() for _, t in texts]
     )
@@ -245,12 +246,6 @@ class SmolLM2:
     self.tokens_sent += int(length.sum())
     return {key: out[i] for i, (key, _) in enumerate(chunk)}
 
-  @functools.cached_property
-  def _tokenizer(self):
-    tokenizer = weights.tokenizer(_MODEL)
-    tokenizer.encode_special_tokens = True  # texts are data, never control
-    return tokenizer
-
 
 _MODEL = "smollm2-135m"
 _SINK = 0  # <|endoftext|>, which parted documents in pretraining
@@ -268,6 +263,13 @@ def _last(x, length_B, pooled_BT):
 
 
 _POOLING = {"mean": _mean, "last": _last}
+
+
+@functools.cache
+def _tokenizer():
+  tokenizer = weights.tokenizer(_MODEL)
+  tokenizer.encode_special_tokens = True  # texts are data, never control
+  return tokenizer
 
 
 @functools.lru_cache(maxsize=2)

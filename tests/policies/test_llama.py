@@ -20,7 +20,7 @@ def padded(rows, width):
     tokens[i, : len(row)] = row
     positions[i, : len(row)] = np.arange(len(row))
     segments[i, : len(row)] = 1
-  return tokens, positions, segments
+  return jnp.asarray(tokens), jnp.asarray(positions), jnp.asarray(segments)
 
 
 def one(policy, params, row, **kwargs):
@@ -66,7 +66,9 @@ def transformers_llama(policy, params):
 
   def run(tokens):
     with torch.no_grad():
-      out = model.eval()(torch.tensor(tokens), output_hidden_states=True)
+      out = model.eval()(
+        torch.tensor(np.asarray(tokens)), output_hidden_states=True
+      )
     return out.logits.numpy(), [h.numpy() for h in out.hidden_states]
 
   return run
@@ -146,7 +148,7 @@ def test_decode_equals_prefill_at_every_position(tiny, stacked):
   # Ragged chunks: what is padding in one is overwritten by the next.
   chunks = [[row[a:b] for row in ROWS] for a, b in [(0, 2), (2, 3), (3, 9)]]
   got = [[] for _ in ROWS]
-  done = np.zeros((len(ROWS), 1), np.int32)
+  done = jnp.zeros((len(ROWS), 1), jnp.int32)
   step = jax.jit(policy.hidden)
   for chunk in chunks:
     tokens, positions, segments = padded(chunk, 4)
@@ -186,10 +188,10 @@ def test_no_gradient_from_later_tokens(tiny):
   def f(table):
     # One table row a position, so that its gradient is the position's.
     p = {**params, "embed": {"embedding": table}}
-    at = np.arange(5, dtype=np.int32)[None]
+    at = jnp.arange(5)[None]
     return policy.hidden(p, at, positions, segments)[0][0, 2].sum()
 
-  g = jax.grad(f)(params["embed"]["embedding"][tokens[0]])
+  g = jax.jit(jax.grad(f))(params["embed"]["embedding"][tokens[0]])
   assert (jnp.abs(g).sum(-1) > 0).tolist() == [True] * 3 + [False] * 2
 
 
