@@ -8,16 +8,24 @@ from __future__ import annotations
 import copy
 import datetime
 import enum
+import hashlib
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
+Copier = Callable[[], Any]
 
-def copier(x: Any) -> Callable[[], Any]:
+
+def copier(x: Any, known: dict[bytes, Copier] | None = None) -> Copier:
   """A function that returns a new deep copy of `x` as it is now.
 
   Pydantic models, dicts and lists are taken apart once; a copy then costs one
   `dict.copy` a model, a tenth of pickle. Aliases within `x` are not kept.
+
+  Args:
+    known: where copiers of models are kept, so that many objects with mostly
+      the same parts share them.
   """
   cls = type(x)
   if _is_atom(x):
@@ -25,20 +33,25 @@ def copier(x: Any) -> Callable[[], Any]:
   if cls is list:
     if all(map(_is_atom, x)):
       return list(x).copy
-    parts = [copier(v) for v in x]
+    parts = [copier(v, known) for v in x]
     return lambda: [part() for part in parts]
   if cls is dict:
-    inner = {k: copier(v) for k, v in x.items() if not _is_atom(v)}
+    inner = {k: copier(v, known) for k, v in x.items() if not _is_atom(v)}
     if not inner:
       return dict(x).copy
     return _dict_copier(dict(x), inner)
   if not hasattr(x, "__pydantic_fields_set__") or x.__pydantic_private__:
     frozen = copy.deepcopy(x)
     return lambda: copy.deepcopy(frozen)
-  return _model_copier(x)
+  if known is None:
+    return _model_copier(x, None)
+  key = hashlib.blake2b(pickle.dumps(x, -1), digest_size=16).digest()
+  if key not in known:
+    known[key] = _model_copier(x, known)
+  return known[key]
 
 
-def _dict_copier(shared: dict, inner: dict) -> Callable[[], dict]:
+def _dict_copier(shared: dict, inner: dict[Any, Copier]) -> Copier:
   parts = tuple(inner.items())
 
   def make() -> dict:
@@ -50,8 +63,8 @@ def _dict_copier(shared: dict, inner: dict) -> Callable[[], dict]:
   return make
 
 
-def _model_copier(x: Any) -> Callable[[], Any]:
-  cls, fields = type(x), copier(x.__dict__)
+def _model_copier(x: Any, known: dict[bytes, Copier] | None) -> Copier:
+  cls, fields = type(x), copier(x.__dict__, known)
   names, extra = x.__pydantic_fields_set__.copy(), x.__pydantic_extra__
   new: Any = cls.__new__
   put = object.__setattr__
@@ -79,7 +92,7 @@ class Rows:
 
   def __init__(self, rows: Mapping[str, Any]):
     self.rows = dict(rows)
-    self._copiers: dict[str, Callable[[], Any]] = {}
+    self._copiers: dict[str, Copier] = {}
     self._canonical: dict[str, str] = {}
 
   def copy(self, key: str) -> Any:

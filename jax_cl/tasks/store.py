@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jax_cl.tasks.copy_on_write import Rows, Table, canonical, copier
+from jax_cl.tasks.copy_on_write import Copier, Rows, Table, canonical, copier
 
 Task = Any  # tau2.data_model.tasks.Task
 Toolkit = Any  # tau2.environment.toolkit.ToolKitBase
@@ -233,6 +233,7 @@ class Store:
     self._tabled = all(isinstance(x, dict) for x in self._db.__dict__.values())
     self._rows = self._tables(self._db)
     self._prepared = _PerTask()
+    self._copiers: dict[bytes, Copier] = {}
     self._gold = _PerTask()
     self._policies: dict[bool, str] = {}
 
@@ -311,7 +312,13 @@ class Store:
     user = environment.user_tools
     vpn = user.default_vpn_details
     alias = user.db.device.vpn_details is vpn
-    return (copier(environment.tools.db), copier(user.db), copier(vpn), alias)
+    known = self._copiers
+    return (
+      copier(environment.tools.db, known),
+      copier(user.db, known),
+      copier(vpn, known),
+      alias,
+    )
 
   def _prepare(self, task: Task, solo: bool, safe: bool) -> World:
     initial = task.initial_state
