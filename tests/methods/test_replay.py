@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_cl import memory
+from jax_cl.losses import policy
+from jax_cl.methods import base, replay
+from jax_cl.types import Batch
+
+
+def rows(x, action, adv=1.0, reward=1.0, weight=1.0, logp_old=0.0):
+  n = len(x)
+  full = lambda v: jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,))
+  return Batch(
+    obs={"x": jnp.asarray(x, jnp.float32)},
+    action=jnp.asarray(action, jnp.int32)[:, None],
+    mask=jnp.ones((n, 1)),
+    logp_old=full(logp_old)[:, None],
+    adv=full(adv),
+    weight=full(weight),
+    domain=jnp.zeros(n, jnp.int32),
+    task=jnp.zeros(n, jnp.int32),
+    reward=full(reward),
+  )
+
+
+OBJ = policy.objective(lambda p, batch: (batch.obs["x"] @ p["w"])[:, None, :])
+P = {"w": jnp.array([[0.5, -0.5], [0.0, 1.0]])}
+NEW = rows([[1, 0], [0, 1], [1, 1], [1, -1]], [0, 1, 1, 0])
+OLD = rows([[2, 0], [0, 2]], [1, 0], adv=[3.0, -1.0], logp_old=jnp.log(0.5))
+
+
+def sample(old):
+  lead = jax.tree.map(lambda x: x[None], old)
+  slot = jnp.zeros((1, len(old.weight)), jnp.int32)
+  return memory.Sample(lead, (), slot, slot)
+
+
+def grads(method, mem, new=NEW):
+  return method.grads(OBJ, (), P, new, mem, 0, jax.random.key(0))
+
+
+def gradient(batch):
+  return jax.grad(lambda p: OBJ.loss(p, batch, None)[0])(P)["w"]
+
+
+def test_appended_is_the_mean_over_new_and_old():
+  method = replay.make(batch_size=4, ratio=0.5)
+  g, aux = grads(method, sample(OLD))
+  cloned = OLD._replace(adv=jnp.ones(2))
+  want = (4 * gradient(NEW) + 2 * gradient(cloned)) / 6
+  np.testing.assert_allclose(g["w"], want, rtol=1e-6)
+  assert aux["replay_ratio"] == 0.5
+
+
+def test_an_empty_memory_is_sequential():
+  empty = OLD._replace(weight=jnp.zeros(2))
+  for mode in ("appended", "within"):
+    method = replay.make(batch_size=4, ratio=0.5, mode=mode)
+    g, aux = grads(method, sample(empty))
+    np.testing.assert_allclose(g["w"], gradient(NEW), rtol=1e-6)
+    assert aux["replay_ratio"] == 0
+
+
+def test_within_keeps_the_size_and_replaces_new_rows():
+  joined = replay.within(NEW, OLD, jax.random.key(3))
+  assert joined.weight.shape == (4,)
+  old = [x for x in joined.obs["x"].tolist() if x in OLD.obs["x"].tolist()]
+  new = [x for x in joined.obs["x"].tolist() if x in NEW.obs["x"].tolist()]
+  assert len(old) == 2 and len(new) == 2
+  half = replay.within(
+    NEW, OLD._replace(weight=jnp.array([1.0, 0.0])), jax.random.key(3)
+  )
+  assert sum(x in NEW.obs["x"].tolist() for x in half.obs["x"].tolist()) == 3
+
+
+def test_pg_corrects_by_the_truncated_ratio():
+  # x = (2, 0): logits (1, -1), pi(1) = 1 / (1 + e^2) = .1192, mu = .5,
+  # ratio .2384; x = (0, 2): logits (0, 2), pi(0) = .1192 too.
+  method = replay.make(batch_size=4, ratio=0.5, kind="replay_pg")
+  pi = 1 / (1 + np.exp(2))
+  adv = replay.corrected(OBJ, P, OLD, clip=2.0)
+  np.testing.assert_allclose(adv, [3 * pi / 0.5, -pi / 0.5], rtol=1e-5)
+  g, _ = grads(method, sample(OLD))
+  want = (4 * gradient(NEW) + 2 * gradient(OLD._replace(adv=adv))) / 6
+  np.testing.assert_allclose(g["w"], want, rtol=1e-5)
+  rare = OLD._replace(logp_old=jnp.full((2, 1), -20.0))
+  np.testing.assert_allclose(
+    replay.corrected(OBJ, P, rare, clip=2.0), [6.0, -2.0], rtol=1e-5
+  )
+
+
+def test_bc_remembers_successes_and_pg_everything():
+  mixed = NEW._replace(reward=jnp.array([1.0, 0.0, 0.6, 0.5]))
+  kept = lambda kind: (
+    replay.make(batch_size=4, ratio=0.5, kind=kind)
+    .store(OBJ, (), P, mixed, jax.random.key(0))
+    .keep.tolist()
+  )
+  assert kept("replay_bc") == [True, False, True, False]
+  assert kept("replay_pg") == [True, True, True, True]
+
+
+def test_ratio_0_is_sequential():
+  assert replay.make(batch_size=4, ratio=0) == base.Method()
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"ratio": 0.2}, "0.2 of 4 rows is 0 rows"),
+    ({"ratio": 1.5}, r"must be in \[0, 1\]"),
+    ({"kind": "replay_env"}, "known: .'replay_bc', 'replay_pg'"),
+    ({"mode": "inside"}, "known: .'appended', 'within'"),
+    ({"strategy": "hard"}, "unknown strategy 'hard'"),
+    ({"ratio": 0.5, "capacity": 0}, "capacity is 0"),
+  ],
+)
+def test_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    replay.make(batch_size=4, **options)

@@ -1,0 +1,77 @@
+"""Killed at any moment, a run ends with the same logs, bit for bit."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import jax_cl
+
+ROOT = pathlib.Path(jax_cl.__file__).parents[1]
+SMALL = (
+  "--config=configs/blobs.py",
+  "--config.cl.name=replay+online_ewc",
+  "--config.stream.epochs=2",
+  "--config.stream.blobs.train=40",
+  "--config.stream.blobs.test=12",
+  "--config.stream.blobs.val=8",
+  "--config.train.batch_size=16",
+  "--config.train.save_interval=2",
+  "--config.log_interval=4",
+)
+FILES = ("metrics.jsonl", "episodes.jsonl", "run.json", "results.json")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """The folder with both runs, and how each process ended."""
+  folder = tmp_path_factory.mktemp("killed")
+  done = subprocess.run(
+    [sys.executable, "tests/killed.py", str(folder), *SMALL],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return folder, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_process_ended_as_it_should(runs):
+  _, ends = runs
+  assert ends.pop("whole") == ends.pop("finished") == 0
+  assert ends.pop("Ctrl-C in an update") == 130
+  assert len(ends) == 11 and set(ends.values()) == {-9}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_killed_and_whole_run_are_the_same_to_the_byte(runs, name):
+  whole, killed = (runs[0] / k / name for k in ("whole", "killed"))
+  assert whole.stat().st_size > 100
+  assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_metrics_hold_no_wall_times(runs):
+  text = (runs[0] / "whole" / "metrics.jsonl").read_text()
+  assert "second" not in text and "time" not in text
+
+
+def test_only_the_stages_are_kept(runs):
+  kept = sorted(p.name for p in (runs[0] / "killed/checkpoints").iterdir())
+  assert kept == [f"stage00{k}-step000000" for k in range(4)]
+
+
+def test_ctrl_c_says_how_to_go_on(runs):
+  text = (runs[0] / "killed.out").read_text()
+  assert "Interrupted; saved in" in text and "The same command goes on" in text
+
+
+def test_evaluate_reproduces_a_row_in_a_fresh_process(runs):
+  done = subprocess.run(
+    [sys.executable, "-m", "jax_cl.evaluate", "--stage=1",
+     f"--workdir={runs[0] / 'whole'}"],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert "identical to the log: 36 episodes of row 2 of R" in done.stdout
