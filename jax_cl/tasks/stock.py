@@ -21,6 +21,7 @@ def replay(
   *,
   max_steps: int = 200,
   max_errors: int = 10,
+  evaluation: str = "all",
 ) -> tuple[Any, Any]:
   """(SimulationRun, RewardInfo) where both sides say again what they said.
 
@@ -51,7 +52,11 @@ def replay(
   ).run()
   _restore_vpn()  # else the judge starts from what the episode left behind
   reward = evaluate_simulation(
-    run, task, EvaluationType.ALL, solo_mode=spec.solo, domain=spec.domain
+    run,
+    task,
+    EvaluationType(evaluation),
+    solo_mode=spec.solo,
+    domain=spec.domain,
   )
   return run, reward
 
@@ -73,9 +78,11 @@ def refused(error: ValueError) -> bool:
   return "\n\nReturned:\n" in text or text.endswith(" not found")
 
 
-def differences(env: Env, run: Any, info: Any) -> list[str]:
+def differences(
+  env: Env, run: Any, info: Any, evaluation: str = "all"
+) -> list[str]:
   """What the two sides disagree in; empty where they are equal."""
-  verdict = env.verdict()
+  verdict = env.verdict(evaluation)
   parts = {k.value: v for k, v in (info.reward_breakdown or {}).items()}
   pairs = {
     "reward": (verdict.reward, info.reward),

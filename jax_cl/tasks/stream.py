@@ -75,7 +75,10 @@ def _load(
   if solo and name in ("airline", "retail"):
     raise ValueError(f"{name} has no solo mode; telecom and mock have")
   tasks = _tasks(name)
-  official = rules.splits()
+  # As tau2 does, ids of a split that the task file does not have are left out.
+  official = {
+    k: [i for i in v if i in tasks] for k, v in rules.splits().items()
+  }
   ids = _split_ids(name, official, list(tasks), pool, train_split, seed)
   if solo:
     ids = {k: [i for i in v if _solo_task(tasks[i])] for k, v in ids.items()}

@@ -197,7 +197,19 @@ def test_verdicts_equal_tau2s(name, solo, policy):
   assert judged or name == "mock"
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("evaluation", ["env", "action", "communicate"])
+@pytest.mark.parametrize("policy", ["do_nothing", "oracle"])
+def test_other_evaluations_equal_tau2s(evaluation, policy):
+  for spec in (
+    solo_mock("update_task_1"),
+    stream.load("telecom", solo=True).splits["val"][0],
+  ):
+    env = play(spec, reference.make(policy)())
+    judged = stock.replay(spec, env.turns, evaluation=evaluation)
+    assert stock.differences(env, *judged, evaluation) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6])
 def test_limits_equal_tau2s(limit):
   # Whichever of stop, steps and errors comes first, and both at once.
   solo = Env(solo_mock("update_task_1"), max_turns=limit)

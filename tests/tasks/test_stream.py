@@ -298,12 +298,14 @@ root = pathlib.Path(sys.argv[1])
 mock = root / "tau2/domains/mock"
 shutil.copytree(here, mock)
 tasks = json.loads((mock / "tasks.json").read_text())
+gone = tasks.pop()  # still named in split_tasks.json
 tasks[0]["user_scenario"]["instructions"] = "Say hello."
 (mock / "tasks.json").write_text(json.dumps(tasks))
 specs = stream.load("mock", data_dir=root).splits
 spec = next(
   s for v in specs.values() for s in v if s.task_id == tasks[0]["id"]
 )
+assert gone["id"] not in {s.task_id for v in specs.values() for s in v}
 assert stream.scenario(spec).reason_for_call == "Say hello."
 try:
   stream.load("mock", data_dir=root.parent / "other")
