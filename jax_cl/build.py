@@ -107,10 +107,8 @@ def trains(what: Problem) -> np.ndarray:
 
 
 def empty_batch(what: Problem, size: int):
-  """Shapes and dtypes of the run's batches, from the first that it makes."""
-  rows = what.demos(0)
-  if rows is None:
-    rows = what.batch([], seed=0)
+  """Shapes and dtypes of the run's batches; no demonstration is read."""
+  rows = what.batch([], seed=0)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), rows
   )

@@ -4,8 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "")
-  + " --xla_force_host_platform_device_count=8"
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
@@ -15,9 +14,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture
-def tiny():
-  """A config of three stages of six steps; ready in a second."""
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+  """(workdir, results) of one small run with replay; read it, or copy it."""
   import small
 
-  return small.config()
+  from jax_cl import train
+
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  config = small.config()
+  config.cl.name = "replay"
+  return workdir, train.run(config.lock(), workdir)

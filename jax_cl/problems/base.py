@@ -94,7 +94,8 @@ class Problem(Protocol):
   def batch(self, episodes: Sequence[types.Episode], seed: int) -> types.Batch:
     """Episodes -> one batch of `batch_size` rows, with advantages.
 
-    Rows that do not fit are sampled (`seed`); missing ones have weight 0.
+    Rows that do not fit are sampled (`seed`); missing ones have weight 0. Of
+    no episodes it is all padding, which tells the run its shapes.
     """
     ...
 

@@ -7,7 +7,7 @@ a test row is an episode whose reward is 1 where the policy names the label.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,14 @@ class Supervised:
   """See `problems.base.Problem`."""
 
   def __init__(
-    self, agent, data: Sequence[digits.Domain], stages, curriculum: str
+    self,
+    agent: types.Agent,
+    data: Sequence[digits.Domain],
+    stages: Callable[[tuple[str, ...]], tuple[types.Stage, ...]],
+    curriculum: str,
+    batch_size: int,
   ):
-    self.agent = agent
+    self.agent, self._batch_size = agent, batch_size
     self._data = data
     self.domains = tuple(f"perm{i}" for i in range(len(data)))
     self.stages = stages(self.domains)
@@ -65,7 +70,10 @@ class Supervised:
     raise NotImplementedError("supervised rows have no episodes to collect")
 
   def batch(self, episodes, seed):
-    raise NotImplementedError("supervised rows have no episodes to collect")
+    if episodes:
+      raise NotImplementedError("rows are no episodes to learn from")
+    empty = lambda x: np.zeros((self._batch_size, *x.shape[1:]), x.dtype)
+    return jax.tree.map(empty, self._rows(0))
 
   def evaluate(self, params, frozen, domain, split, seed, trials, stage):
     x, y = self._data[self.domains.index(domain)][split]
@@ -136,4 +144,4 @@ def make(
     features=x.shape[1], classes=int(y.max()) + 1, **agent.get("args", {})
   )
   data_ = digits.permuted(base, n_domains, seed)
-  return Supervised(net, data_, stages, curriculum)
+  return Supervised(net, data_, stages, curriculum, batch_size)

@@ -1,0 +1,94 @@
+import pathlib
+
+import pytest
+import small
+
+import jax_cl
+from jax_cl import build, main
+
+ROOT = pathlib.Path(jax_cl.__file__).parents[1]
+CONFIG = "--config=configs/blobs.py"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ([], "which experiment?"),
+    (["--config=configs/blobz.py"], "configs/blobz.py"),
+    (["--confg=configs/blobs.py"], "Did you mean: config"),
+    ([CONFIG, "quick"], "what is 'quick'?"),
+    ([CONFIG, "--config.optim.rl=.1"], "config.optim has no key 'rl'"),
+    ([CONFIG, "--config.cl.nmae=x"], "did you mean 'name'"),
+    ([CONFIG, "--config.cl.args.replay.ration=1"], "did you mean 'ratio'"),
+    ([CONFIG, "--config.optim.lr=fast"], "could not convert"),
+    ([CONFIG, "--config.cl.name=replya"], "did you mean 'replay'"),
+    ([CONFIG, "--config.problem=supervise"], "did you mean 'supervised'"),
+    ([CONFIG, "--config.stream.data=blob"], "known: ['blobs', 'digits']"),
+    ([CONFIG, "--config.agent.name=scorer"], "use 'mlp'"),
+    ([CONFIG, "--config.optim.name=sdg"], "did you mean 'sgd'"),
+    ([CONFIG, "--config.writers=tensorbord"], "did you mean 'tensorboard'"),
+    ([CONFIG, "--config.log_interval=0"], "config.log_interval is 0"),
+    ([CONFIG, "--config.train.devices=3"], "not a multiple of 3 devices"),
+    ([CONFIG, "--config.train.devices=16"], "there are 8"),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+  arguments, message, tmp_path, capsys
+):
+  assert main.main([*arguments, f"--workdir={tmp_path}/run"]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("error: ") and err.count("\n") == 1
+  assert message in err
+
+
+@pytest.mark.parametrize("domains", ["airline,retail", ("airline,retail",)])
+def test_a_stream_in_one_string_is_refused(domains):
+  config = small.config()
+  config.stream.domains = domains
+  with pytest.raises(ValueError, match="write a tuple: .*'airline', 'retail'"):
+    build.check(config)
+
+
+def test_the_workdir_is_named_after_the_config():
+  _, workdir = main.parse(["main", CONFIG])
+  assert workdir == "runs/blobs"
+  _, workdir = main.parse(["main", "--config", "configs/blobs.py"])
+  assert workdir == "runs/blobs"
+  _, workdir = main.parse(["main", CONFIG, "--workdir=x"])
+  assert workdir == "x"
+
+
+def test_overrides_reach_a_locked_config():
+  config, _ = main.parse(
+    ["main", CONFIG, "--config.cl.args.online_ewc.lam=3", "--config.seed=5"]
+  )
+  assert config.cl.args.online_ewc.lam == 3.0 and config.seed == 5
+  assert config.is_locked
+  with pytest.raises(AttributeError):
+    config.cl.nmae = "replay"
+
+
+def test_every_method_has_its_options_in_the_config():
+  config = small.config()
+  assert sorted(config.cl.args) == build.known("methods")
+  assert config.cl.args.replay.min_buffer_size == 20
+  assert "batch_size" not in config.cl.args.replay  # the run's, not the user's
+
+
+def test_a_run_from_the_command_line(tmp_path, capsys):
+  arguments = [
+    CONFIG,
+    "--config.stream.n_domains=2",
+    "--config.stream.epochs=1",
+    "--config.stream.blobs.train=40",
+    f"--workdir={tmp_path}/run",
+  ]
+  assert main.main(arguments) == 0
+  out = capsys.readouterr().out
+  assert "Task 1: PERM1" in out and f"Files are in {tmp_path}/run" in out
+  assert (tmp_path / "run" / "results.json").exists()

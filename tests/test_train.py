@@ -1,0 +1,181 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import small
+
+from jax_cl import checkpoint, logs, metrics, train
+from jax_cl.problems import supervised
+
+
+def rows(workdir, name):
+  return [json.loads(x) for x in (workdir / name).read_text().splitlines()]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+  """A workdir like `finished`, to be spoilt."""
+  return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def replaying():
+  config = small.config()
+  config.cl.name = "replay"
+  return config
+
+
+def test_the_matrix_has_a_row_a_stage_and_the_start(finished):
+  workdir, results = finished
+  assert np.shape(results["test"]["matrix"]) == (4, 3)
+  assert results["domains"] == ["perm0", "perm1", "perm2"]
+  assert metrics.recompute(workdir) == results  # from the raw logs alone
+
+
+def test_the_start_row_comes_before_any_training(finished):
+  episodes = rows(finished[0], "episodes.jsonl")
+  first = [r for r in episodes if r["stage"] == -1]
+  assert episodes[: len(first)] == first
+  assert {r["split"] for r in first} == {"val", "test"}
+  assert all(r["step"] == 0 for r in first)
+  assert checkpoint.places(finished[0])[0] == (0, 0)
+
+
+def test_val_is_read_before_test_in_every_stage(finished):
+  rows_ = [
+    r for r in rows(finished[0], "metrics.jsonl") if r["phase"] == "eval"
+  ]
+  for k in range(-1, 3):
+    splits = [r["split"] for r in rows_ if r["stage"] == k]
+    assert splits == ["val"] * 3 + ["test"] * 3
+
+
+def test_interval_rows_are_means_over_their_steps(finished):
+  train_rows = [
+    r for r in rows(finished[0], "metrics.jsonl") if r["phase"] == "train"
+  ]
+  assert [r["step"] for r in train_rows] == [4, 6, 10, 12, 16, 18]
+  assert all(np.isfinite(r["loss"]) for r in train_rows)
+  # int(16 * .2) = 3 of 16, once there are 20 rows of an earlier domain
+  assert [r["replay_ratio"] for r in train_rows] == [0, 0] + [3 / 16] * 4
+
+
+def test_a_stage_row_holds_metrics_and_replay_statistics(finished):
+  stages = [
+    r for r in rows(finished[0], "metrics.jsonl") if r["phase"] == "stage"
+  ]
+  assert [r["total_replay_samples"] for r in stages] == [0, 18, 36]
+  last = stages[-1]
+  assert sum(last["replay_samples_per_domain"].values()) == 36
+  assert last["replay_samples_per_domain"]["perm2"] == 0
+  assert last["buffer_per_domain"] == {"perm0": 40, "perm1": 40, "perm2": 40}
+  assert last["metrics"]["forgetting"] is not None
+
+
+def test_the_same_command_again_changes_nothing(copied, finished, capsys):
+  before = {p: p.read_bytes() for p in copied.glob("*.jsonl")}
+  results = train.run(replaying().lock(), copied)
+  assert results == finished[1]
+  assert before == {p: p.read_bytes() for p in before}
+  assert "Resuming" in capsys.readouterr().out
+
+
+def test_a_stage_learns_from_its_own_domains_only():
+  asked = []
+
+  class Spy(supervised.Supervised):
+    def demos(self, stage):
+      asked.append(stage)
+      return super().demos(stage)
+
+  config = small.config()
+  original, supervised.Supervised = supervised.Supervised, Spy
+  try:
+    what = train.build.problem(config)
+  finally:
+    supervised.Supervised = original
+  for k in range(3):
+    assert set(what.demos(k).domain.tolist()) == {k}
+  assert asked == [0, 1, 2]
+
+
+def test_a_workdir_of_another_run_is_refused(copied):
+  config = replaying()
+  config.optim.lr = 0.5
+  with pytest.raises(ValueError, match=r"another run \(optim.lr: 0.1 there"):
+    train.run(config, copied)
+
+
+def test_what_is_only_shown_may_change(copied):
+  config = replaying()
+  config.verbose = True
+  train.run(config, copied)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+  (tmp_path / "thesis.tex").touch()
+  with pytest.raises(ValueError, match="holds other files"):
+    train.run(small.config(), tmp_path)
+
+
+def test_a_workdir_in_use_is_refused(copied):
+  config = json.loads(replaying().to_json())
+  held = logs.Workdir(copied, config)
+  with pytest.raises(ValueError, match="in use by another process"):
+    train.run(replaying(), copied)
+  held.close()
+
+
+def test_other_data_are_refused(copied, monkeypatch):
+  make = supervised.make
+  monkeypatch.setattr(
+    supervised, "make",
+    lambda *, seed, batch_size, agent, data="blobs", n_domains=3,
+    curriculum="sequential", epochs=10, blobs=None: make(
+      seed=9, batch_size=batch_size, agent=agent, epochs=epochs, blobs=blobs
+    ),
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="fingerprint"):
+    train.run(replaying(), copied)
+
+
+def test_a_changed_log_is_refused(copied):
+  (copied / "metrics.jsonl").write_text("")
+  with pytest.raises(ValueError, match="the log was changed"):
+    train.run(replaying(), copied)
+
+
+def test_nan_stops_the_run_with_the_step_named(tmp_path):
+  config = small.config()
+  config.optim.lr = 1e30
+  with pytest.raises(FloatingPointError, match=r"stage 0 \(perm0\), step \d"):
+    train.run(config, tmp_path / "run")
+  assert checkpoint.places(tmp_path / "run") == [(0, 0)]  # nothing spoilt
+
+
+def test_joint_is_one_stage(tmp_path, capsys):
+  config = small.config()
+  config.stream.curriculum = "joint"
+  config.cl.name = "online_ewc"
+  config.eval.interval = 4
+  results = train.run(config, tmp_path / "run")
+  assert np.shape(results["test"]["matrix"]) == (2, 3)
+  out = capsys.readouterr().out
+  assert re.search(r"\[EVAL\] Task 0 Step 4 \| Reward: 0\.\d{3}", out)
+  assert results["test"]["metrics"]["forgetting"] is None
+
+
+def test_trackers_mirror_the_scalars(tmp_path):
+  config = small.config()
+  config.stream.n_domains = 1
+  config.writers = ("tensorboard",)
+  train.run(config, tmp_path / "run")
+  assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_the_jsonl_logs_end_where_the_checkpoint_says(finished):
+  host = checkpoint.host(finished[0], 3, 0)
+  for name, length in host["logs"].items():
+    assert (finished[0] / name).stat().st_size == length
+  assert host["pending"] == []
