@@ -15,6 +15,11 @@ from jax_cl.types import Batch, Episode
 BASELINES = ("group", "running")
 
 
+def check_baseline(name: str) -> None:
+  if name not in BASELINES:
+    raise ValueError(f"baseline {name!r}; known: {', '.join(BASELINES)}")
+
+
 def advantages(
   episodes: Sequence[Episode], baseline: str = "group", running: float = 0.0
 ) -> np.ndarray:
@@ -25,8 +30,7 @@ def advantages(
   left out. "running": a running mean of rewards (`running`), as the design's
   agent loop has it. Failed episodes are left out in both.
   """
-  if baseline not in BASELINES:
-    raise ValueError(f"baseline {baseline!r}; known: {', '.join(BASELINES)}")
+  check_baseline(baseline)
   adv = np.full(len(episodes), np.nan, np.float32)
   groups: dict[Any, list[int]] = {}
   for i, e in enumerate(episodes):

@@ -84,6 +84,7 @@ def make(
   slot_types: Sequence[int],
   head: str = "per_tool",
   rank: int = 64,
+  start_act: int | None = None,
   temperature: float = 1.0,
   entropy_bonus: float = 0.0,
 ) -> Agent:
@@ -96,6 +97,9 @@ def make(
     slot_types: the entity type of each slot, by number.
     head: "per_tool" or "shared".
     rank: width of the shared head's bottleneck.
+    start_act: an act whose score is 1 higher, always. All weights start at 0,
+      so this is what the starting policy does: it closes the conversation
+      (the do-nothing floor) instead of wandering among ties.
     temperature: of the softmax, at training and acting alike.
     entropy_bonus: weight of the policy's entropy in the loss, nats.
   """
@@ -111,6 +115,10 @@ def make(
     net = Shared(n_options, rank)
     frozen_extra = (act_vectors, slot_vectors)
 
+  prior_V = np.zeros(n_options, np.float32)
+  if start_act is not None:
+    prior_V[start_act] = 1.0
+
   def raw(p, frozen, obs):
     slot_B = jnp.maximum(obs["slot"], 0)
     tool_BV, point_BV = net.apply(
@@ -121,6 +129,7 @@ def make(
       *frozen,
     )
     is_tool_B1 = (obs["slot"] < 0)[:, None]
+    tool_BV = tool_BV + prior_V
     logits_BV = jnp.where(is_tool_B1, tool_BV, point_BV) / temperature
     return jnp.where(obs["mask"], logits_BV, MASKED)
 

@@ -7,8 +7,9 @@ real reward. Val and test tasks are only ever evaluated.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 
 from jax_cl import batching, metrics, rollouts, types
 from jax_cl.agents import embed, features, scorer
-from jax_cl.tasks import actions, demos, stream, users
+from jax_cl.tasks import actions, demos, protocol, reference, stream, users
 from jax_cl.tasks import env as env_lib
+from jax_cl.tasks.store import unknown
 
 TOOLS = ("domain", "seen", "all")
+REFERENCES = ("do_nothing", "always_transfer", "oracle", "confined_oracle")
 
 
 class Tau2:
@@ -40,9 +43,12 @@ class Tau2:
     tasks_per_step: int,
     group: int,
     baseline: str,
+    greedy: bool,
     slots: int,
     max_turns: int,
-    identity: Mapping[str, Any],
+    references: bool,
+    protocol_args: Mapping[str, Any],
+    max_eval_tasks: int | None,
   ):
     self.stages = stages
     self.domains = tuple(d.name for d in domains)
@@ -56,7 +62,9 @@ class Tau2:
     self.seed, self.batch_size = seed, batch_size
     self._tools, self._baseline = tools, baseline
     self._tasks_per_step, self._group = tasks_per_step, group
-    self._slots, self._max_turns = slots, max_turns
+    self._slots, self._max_turns, self._greedy = slots, max_turns, greedy
+    self._references, self._protocol_args = references, protocol_args
+    self._max_eval_tasks = max_eval_tasks
     self._make_user = users.make(**user)
     vocabularies = {d.name: demos.vocabulary(d) for d in domains}
     self.space = actions.ActSpace(domains, vocabularies)
@@ -72,15 +80,68 @@ class Tau2:
         [f"{a.replace('_', ' ')}: {s}" for a, s in self.space.slots]
       ),
       slot_types=self.space.slot_types,
+      start_act=self.space.index.get("say:done"),
       **agent_args,
     )
     self._act = rollouts.jit_act(self.agent)
     self._demos: dict[int, types.Batch] = {}
-    digest = hashlib.sha256()
-    shape = {k: str(v) for k, v in self.featurizer.spec.items()}
-    digest.update(json.dumps([identity, shape], sort_keys=True).encode())
-    digest.update("".join(f"{s}" for s in specs).encode())
+    digest = hashlib.sha256("".join(f"{s}" for s in specs).encode())
+    for name in self.domains:
+      digest.update(protocol.data_hash(name).encode())
+    digest.update(f"{self.embedder.name} {self.featurizer.spec}".encode())
+    digest.update(",".join(self.space.index).encode())
     self.fingerprint = digest.hexdigest()[:16]
+
+  @functools.cached_property
+  def about(self) -> dict[str, Any]:
+    """The protocol, and what fixed policies score: floors and ceilings.
+
+    `confined_oracle` performs the gold actions as far as the agent's own
+    choices can express them: no learner of this action space scores more,
+    except by luck.
+    """
+    out: dict[str, Any] = {
+      "curriculum": "+".join(dict.fromkeys(s.name for s in self.stages)),
+      "protocol": protocol.describe(
+        self.domains,
+        max_turns=self._max_turns,
+        greedy=self._greedy,
+        **self._protocol_args,
+      ),
+      "embedder": self.embedder.name,
+      "acts": len(self.space),
+    }
+    if self._max_eval_tasks is not None:
+      out["protocol"]["deviations"]["max_eval_tasks"] = {
+        "protocol": None, "run": self._max_eval_tasks,
+      }  # fmt: skip
+    if self._references:
+      out["references"] = {
+        name: {
+          split: {d: self._reference(name, d, split) for d in self.domains}
+          for split in ("val", "test")
+        }
+        for name in REFERENCES
+      }
+    return out
+
+  def _reference(self, name: str, domain: str, split: str) -> float:
+    specs = self._domains[domain].splits[split]
+    if name == "confined_oracle":
+      last = len(self.stages) - 1
+      done = [self._demonstrate(s, last, None)[0] for s in specs]
+    else:
+      make = reference.make(name)
+      done = [self._play(s, make()) for s in specs]
+    return float(np.mean([e.reward for e in done]))
+
+  def _play(self, spec: types.TaskSpec, policy) -> types.Episode:
+    user = None if spec.solo else self._make_user()
+    env = env_lib.Env(spec, user, max_turns=self._max_turns)
+    env.reset()
+    while not env.done:
+      env.step(policy(env))
+    return env.episode()
 
   # ---------------------------------------------------------------- learning
   def demos(self, stage: int) -> types.Batch:
@@ -160,9 +221,7 @@ class Tau2:
     return batching.fit(rows, self.batch_size, seed)
 
   # -------------------------------------------------------------- evaluation
-  def evaluate(
-    self, params, frozen, domain, split, seed, trials, stage: int = 10**6
-  ):
+  def evaluate(self, params, frozen, domain, split, seed, trials, stage):
     jobs = [
       rollouts.Job(
         spec,
@@ -173,7 +232,7 @@ class Tau2:
       for spec in self._domains[domain].splits[split]
       for trial in range(trials)
     ]
-    done = self._run(params, frozen, jobs, greedy=trials == 1, record=False)
+    done = self._run(params, frozen, jobs, greedy=self._greedy, record=False)
     return [self._counted(e) for e in done]
 
   def _run(self, params, frozen, jobs, greedy, record):
@@ -232,83 +291,111 @@ class Tau2:
     )
 
 
+def _cut(domain: stream.Domain, most: int | None) -> stream.Domain:
+  """The domain with at most so many val and test tasks."""
+  splits = {
+    k: v if k == "train" else v[:most] for k, v in domain.splits.items()
+  }
+  return dataclasses.replace(domain, splits=splits)
+
+
 def make(
   *,
   seed: int,
   batch_size: int,
   agent: Mapping[str, Any],
   domains: Sequence[str] = ("airline", "retail", "telecom"),
-  solo: bool = False,
   curriculum: str = "sequential",
+  rounds: int = 5,
   tools: str = "all",
-  clone_steps: int = 200,
+  clone_steps: int = 300,
   pg_steps: int = 20,
   tasks_per_step: int = 8,
   group: int = 4,
   baseline: str = "group",
-  embedder: Mapping[str, Any] | None = None,
+  greedy: bool = True,
+  embedder: str = "hashed",
+  embedder_args: Mapping[str, Any] | None = None,
   features: Mapping[str, Any] | None = None,
-  user: Mapping[str, Any] | None = None,
+  user: str = "scripted",
+  user_args: Mapping[str, Any] | None = None,
+  solo: bool = False,
   pool: str = "official",
+  train_split: float = 0.8,
   data_dir: str | None = None,
   max_tasks_per_domain: int | None = None,
+  max_eval_tasks: int | None = None,
   slots: int = 32,
   max_turns: int = 200,
+  references: bool = True,
 ) -> Tau2:
-  """The stream of tau2 domains; see configs/quickstart.py for the words."""
-  if isinstance(domains, str):
-    raise ValueError(
-      f"stream.domains = {domains!r} is one string; write a tuple: "
-      f"{tuple(d.strip() for d in domains.split(','))!r}"
-    )
+  """The stream of tau2 domains for the agent layer.
+
+  Args:
+    domains, curriculum, rounds, solo, pool, train_split, data_dir,
+      max_tasks_per_domain: see `tasks.stream.make`.
+    tools: the action space: the episode's "domain", those "seen" so far, "all".
+    clone_steps, pg_steps: updates a domain on its demonstrations, then on its
+      own episodes.
+    tasks_per_step, group: tasks rolled out for one policy-gradient update, and
+      episodes of each.
+    baseline: see `batching.advantages`.
+    greedy: evaluation takes the most probable option; else it samples.
+    embedder, embedder_args: see `agents.embed.make`.
+    features: see `agents.features.Featurizer`.
+    max_eval_tasks: keeps that many val and test tasks a domain, for quick
+      tests; the run's protocol then names the deviation.
+    user, user_args: see `tasks.users.make`.
+    slots: episodes that act in one call.
+    max_turns: tau2's limit of steps.
+    references: measure floors and ceilings for run.json.
+  """
   if tools not in TOOLS:
-    raise ValueError(f"stream.tools = {tools!r}; known: {', '.join(TOOLS)}")
+    raise ValueError(unknown("stream.tools", tools, list(TOOLS)))
   if agent["name"] != "scorer":
     raise ValueError(f"agent {agent['name']!r} on tau2; use 'scorer'")
-  loaded = [
-    stream.load(
-      d,
-      solo=solo and d not in ("airline", "retail"),
-      data_dir=data_dir,
-      pool=pool if d == "telecom" else "official",
+  batching.check_baseline(baseline)
+  for name, value in (
+    ("tasks_per_step", tasks_per_step), ("group", group), ("slots", slots),
+    ("max_turns", max_turns),
+  ):  # fmt: skip
+    if value < 1:
+      raise ValueError(f"stream.{name} is {value}; it must be 1 or more")
+  if clone_steps < 0 or pg_steps < 0 or clone_steps + pg_steps < 1:
+    raise ValueError(
+      f"stream.clone_steps {clone_steps} and stream.pg_steps {pg_steps}: "
+      "neither may be negative, and their sum must be 1 or more"
     )
-    for d in domains
-  ]
-  groups = (
-    [[d] for d in loaded] if curriculum == "sequential" else [list(loaded)]
-  )
-  stages = tuple(
-    types.Stage(
-      name="+".join(d.name for d in group_),
-      train=tuple(
-        s for d in group_ for s in d.splits["train"][:max_tasks_per_domain]
-      ),
-      steps=(clone_steps + pg_steps) * len(group_),
-      domains=tuple(d.name for d in group_),
-      clone_steps=clone_steps * len(group_),
-    )
-    for group_ in groups
-  )
-  embedder = dict(embedder or {"name": "hashed"})
-  user = dict(user or {"name": "scripted"})
-  identity = {
-    "domains": list(domains), "tools": tools, "embedder": embedder,
-    "features": dict(features or {}), "user": user, "agent": dict(agent),
+  where = {
+    "solo": solo, "data_dir": data_dir, "pool": pool,
+    "train_split": train_split, "seed": seed,
   }  # fmt: skip
+  stages = stream.make(
+    domains,
+    curriculum,
+    steps=clone_steps + pg_steps,
+    clone_steps=clone_steps,
+    rounds=rounds,
+    max_tasks_per_domain=max_tasks_per_domain,
+    **where,
+  )
   return Tau2(
     seed=seed,
     batch_size=batch_size,
-    domains=loaded,
+    domains=[_cut(stream.load(d, **where), max_eval_tasks) for d in domains],
     stages=stages,
     agent_args=agent.get("args", {}),
-    embedder=embedder,
+    embedder={"name": embedder, **(embedder_args or {})},
     feature_args=dict(features or {}),
-    user=user,
+    user={"name": user, **(user_args or {})},
     tools=tools,
     tasks_per_step=tasks_per_step,
     group=group,
     baseline=baseline,
+    greedy=greedy,
     slots=slots,
     max_turns=max_turns,
-    identity=json.loads(json.dumps(identity, default=str)),
+    references=references,
+    protocol_args={**where, "user": user, "tools": tools},
+    max_eval_tasks=max_eval_tasks,
   )
