@@ -7,6 +7,8 @@ those of `tau2.orchestrator.Orchestrator` with `validate_communication=True`.
 from __future__ import annotations
 
 import datetime
+import functools
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,6 @@ from jax_cl.types import (
 
 GREETING = "Hi! How can I help you today?"
 STOP = "###STOP###"
-_TICK = datetime.timedelta(microseconds=1)
 USER_STOPS = (STOP, "###TRANSFER###", "###OUT-OF-SCOPE###")
 
 
@@ -73,7 +74,7 @@ class Env:
     self._heard = 0  # turns the user has been shown
     self._steps = 0
     self._errors = 0
-    self._clock = datetime.datetime.min
+    self._clock = 0  # microseconds
     self._begun = False
 
   @property
@@ -122,7 +123,7 @@ class Env:
     start = len(self._turns)
     # tau2 asks a solo agent for its first message before it counts steps.
     first = self.spec.solo and not self._turns
-    turn = self._say(self._coerced(turn, "assistant"))
+    turn = self._say(turn, "assistant")
     self._steps += not first
     if _malformed(turn):
       self.termination = "agent_error"
@@ -193,7 +194,7 @@ class Env:
     while not self.done:
       news = [t for t in self._turns[self._heard :] if _audible(t)]
       self._heard = len(self._turns)
-      turn = self._say(self._coerced(self.user.reply(news), "user"))
+      turn = self._say(self.user.reply(news), "user")
       self._heard = len(self._turns)
       self._steps += 1
       if _malformed(turn):
@@ -228,32 +229,37 @@ class Env:
     if self._errors >= self.max_errors:
       self.termination = "too_many_errors"
 
-  def _say(self, turn: Turn) -> Turn:
-    """Records a turn with a time of its own: tau2 sorts trajectories by it."""
-    now = datetime.datetime.now()
-    self._clock = now if now > self._clock else self._clock + _TICK
+  def _say(self, turn: Turn, speaker: str = "") -> Turn:
+    """Records a turn with a time of its own: tau2 sorts trajectories by it.
+
+    The calls of a `speaker` are its own, whatever they claim, and their
+    arguments are coerced by the schemas of its tools.
+    """
+    self._clock = max(time.time_ns() // 1000, self._clock + 1)
+    seconds, fraction = divmod(self._clock, 1_000_000)
+    calls = turn.tool_calls
+    if speaker and calls:
+      known, coerce = self.domain.parameters[speaker], schema.coerce
+      calls = tuple(
+        ToolCall(c.id, c.name, coerce(known.get(c.name), c.arguments), speaker)
+        for c in calls
+      )
     turn = Turn(
-      turn.role,
+      speaker or turn.role,
       turn.content,
-      turn.tool_calls,
+      calls,
       turn.call_id,
       turn.requestor,
       turn.error,
-      self._clock.isoformat(timespec="microseconds"),
+      f"{_second(seconds)}.{fraction:06d}",
     )
     self._turns.append(turn)
     return turn
 
-  def _coerced(self, turn: Turn, role: str) -> Turn:
-    """Its calls as the speaker's, with arguments coerced by the schemas."""
-    tools = self.domain.parameters[role]
-    calls = tuple(
-      ToolCall(
-        c.id, c.name, schema.coerce(tools.get(c.name), c.arguments), role
-      )
-      for c in turn.tool_calls
-    )
-    return Turn(role, turn.content, calls)
+
+@functools.lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+  return datetime.datetime.fromtimestamp(seconds).isoformat()
 
 
 def _malformed(turn: Turn) -> bool:
