@@ -142,6 +142,19 @@ def test_calculate_is_safe(name, expression, answer):
   assert error == answer.startswith("Error")
 
 
+@pytest.mark.parametrize("amount", [float("nan"), -50, float("inf")])
+def test_amounts_that_tau2_takes_are_states_of_their_own(amount):
+  spec = stream.load("airline").splits["train"][0]
+  task = stream.task(spec)
+  before = store.store("airline").world(task, False).state()
+  world = store.store("airline").world(task, False)
+  user = next(iter(world.environment.tools.db.users))
+  given = {"user_id": user, "amount": amount}
+  assert world.call("send_certificate", given, "assistant")[1] is False
+  assert world.state() != before
+  assert world.state() == world.state()  # NaN too: compared as text
+
+
 def test_refused_calls_are_refused_in_tau2s_words():
   spec = stream.load("telecom").splits["train"][0]
   world = store.store("telecom").world(stream.task(spec), False)
