@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_cl.agents import mentions
+from jax_cl.agents import mentions, reading
 from jax_cl.tasks import actions, entities
 from jax_cl.types import Decision
 
@@ -33,8 +33,9 @@ BLOCKS = (
 # report lines would make each line's weight sixty times harder to learn.
 SCALE = {"reports": 6.0, "done": 2.0, "open": 2.0}
 LEDGER = 32  # hashed (type, status) of what was named and not yet acted on
-BUCKETS = 24  # hashed categorical fields of a candidate
-NUMERIC = 80  # the named features below
+FLAGS = 16  # named facts about the episode
+BUCKETS = 16  # hashed categorical fields of a candidate
+NUMERIC = 96  # the named features below
 WIDTH = NUMERIC + BUCKETS  # Dc
 _WORD = re.compile(r"[a-z0-9]+")
 _SMALL = frozenset(
@@ -106,7 +107,8 @@ class Featurizer:
     self.rff_b = rng.uniform(0, 2 * np.pi, rff)
     floor = shrink * values.mean()
     self.project = vectors / np.sqrt(np.maximum(values, 0) + floor)
-    self.cache: dict[str, np.ndarray] = {}
+    self.rows: dict[str, int] = {}  # text -> row of `table`
+    self.table = np.zeros((1024, self.width), np.float32)
     self.act_vectors = self.vectors([a.text for a in space.acts])
     self.index = {a.name: i for i, a in enumerate(space.acts)}
     self.n_options = max(len(space), actions.MAX_CANDIDATES)
@@ -115,7 +117,7 @@ class Featurizer:
   def spec(self) -> dict[str, tuple[tuple[int, ...], type]]:
     """Leaf -> (shape, dtype) of one row of obs."""
     return {
-      "phi": ((len(BLOCKS) * self.width + LEDGER + 1,), np.float16),
+      "phi": ((len(BLOCKS) * self.width + LEDGER + FLAGS + 1,), np.float16),
       "cand": ((self.n_options, WIDTH), np.float16),
       "mask": ((self.n_options,), np.bool_),
       "slot": ((), np.int32),  # -1 for the tool head
@@ -124,17 +126,19 @@ class Featurizer:
   # ------------------------------------------------------------------ texts
   def vectors(self, texts: Sequence[str]) -> np.ndarray:
     """float32[n, width], both parts of each text. Cached by text."""
-    new = [t for t in dict.fromkeys(texts) if t not in self.cache]
+    new = [t for t in dict.fromkeys(texts) if t not in self.rows]
     if new:
       z = (self.embedder.embed(new) - self.mean) @ self.project
       z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-6)
       if n_rff := len(self.rff_b):
         waves = np.cos(z @ self.rff_w + self.rff_b) * np.sqrt(2 / n_rff)
         z = np.concatenate([z, waves], axis=1)
-      self.cache.update(zip(new, z.astype(np.float32), strict=True))
-    if not texts:
-      return np.zeros((0, self.width), np.float32)
-    return np.stack([self.cache[t] for t in texts])
+      n = len(self.rows)
+      while n + len(new) > len(self.table):
+        self.table = np.concatenate([self.table, np.zeros_like(self.table)])
+      self.table[n : n + len(new)] = z
+      self.rows.update(zip(new, range(n, n + len(new)), strict=True))
+    return self.table[[self.rows[t] for t in texts]]
 
   def prefetch(self, states: Sequence[actions.State]) -> None:
     """Embeds what several episodes will ask for in one call."""
@@ -150,7 +154,7 @@ class Featurizer:
     self.vectors(texts)
 
   def phi(self, state: actions.State, mask: Sequence[bool]) -> np.ndarray:
-    """float32[blocks * width + ledger + 1], the last entry is 1."""
+    """float32[blocks * width + ledger + flags + 1], the last entry is 1."""
     out = np.zeros((len(BLOCKS), self.width), np.float32)
     reports = [t for ts in state.reports.values() for t in ts]
     for k, texts in enumerate(
@@ -176,7 +180,9 @@ class Featurizer:
     if open_:
       out[6] = np.sum(open_, 0) / SCALE["open"]
     one = np.ones(1, np.float32)
-    return np.concatenate([out.ravel(), self.ledger(state), one])
+    return np.concatenate(
+      [out.ravel(), self.ledger(state), flags(state), one]
+    )
 
   def ledger(self, state: actions.State) -> np.ndarray:
     """What the user named and nothing has been done with, by type and status.
@@ -231,6 +237,7 @@ class Featurizer:
       said = self.vectors(state.user_texts)[:, : self.linear]
       sims = (self.act_vectors[:, : self.linear] @ said.T).max(1)
     matters = _open_matters(state)
+    wishes, unopened = reading.open_wishes(state), reading.unopened(state)
     out = np.zeros((len(self.space), WIDTH), np.float32)
     for i, act in enumerate(self.space.acts):
       if not mask[i]:
@@ -259,6 +266,16 @@ class Featurizer:
       f[19] = act.write
       f[20] = act.tool == "done" and not asked
       f[21] = act.tool == "done" and bool(asked)
+      wanted = [w.act == act.name for w in wishes]
+      f[22] = 2 * (wanted[:1] == [True])
+      f[23] = 2 * any(wanted)
+      f[24] = 2 * (act.write and not any(wanted))
+      f[25] = 2 * (act.tool == "done" and not wishes)
+      f[26] = 2 * (act.tool == "done" and bool(wishes))
+      opens = any(s.type == "product" for s in act.slots)
+      f[27] = 2 * (opens and bool(unopened))
+      f[28] = 2 * (opens and not unopened)
+      f[29] = 2 * (act.tool == "confirm" and not unopened)
     return out
 
   def psi(self, state: actions.State, choice: actions.Choice) -> np.ndarray:
@@ -314,6 +331,7 @@ class Featurizer:
     left = [x >= 1 and r for x, r in zip(named, related, strict=True)]
     more = says_all and any(related)
     out = np.zeros((len(options), WIDTH), np.float32)
+    self._wished(state, choice, aligned, out)
     for i, e in enumerate(options):
       f = out[i]
       if e is actions.STOP:
@@ -399,6 +417,48 @@ class Featurizer:
           f[NUMERIC + zlib.crc32(f"{k}={v}".encode()) % BUCKETS] += 1
     return out
 
+  def _wished(self, state, choice, aligned, out) -> None:
+    """How the options agree with the reading of what the user wants."""
+    options, slot, act = choice.options, choice.slot, state.act
+    wishes = [w for w in reading.open_wishes(state) if w.act == act.name]
+    orders = [w.order.key for w in wishes]
+    picked = {e.key for es in state.picks.values() for e in es}
+    own = next((w for w in wishes if w.order.key in picked), None)
+    mine = {e.key for e in own.items} if own else set()
+    unopened = [p.key for p in reading.unopened(state)]
+    text = reading.read(state).text
+    score = None
+    if slot.type == "variant" and aligned is not None:
+      scope = reading.read(state).scopes.get(aligned.key) or text
+      like = reading.like_of(state, aligned, scope)
+      score = reading.variant_scores(options, aligned, scope, like)
+    mistake = bool(re.search(r"\b(mistake|accident|wrong)", text))
+    for i, e in enumerate(options):
+      f = out[i]
+      if slot.type == "order" and wishes:
+        f[78] = 2 * (e.key == orders[0])
+        f[79] = 2 * (e.key in orders)
+      elif slot.type == "item" and own:
+        f[80] = 2 * (e.key in mine)
+        f[81] = 2 * (e is not actions.STOP and e.key not in mine)
+        f[82] = 2 * (e is actions.STOP and mine <= picked)
+        f[83] = 2 * (e is actions.STOP and not mine <= picked)
+      elif score is not None:
+        f[84] = 2 * (score[i] == max(score))
+        f[85] = max(score[i] - max(score), -4)
+      elif slot.type == "product":
+        f[87] = 2 * (e.key in unopened)
+        f[88] = 2 * (e.key in unopened[:1])
+      if slot.name == "reason":
+        f[90] = ("mistake" in str(e.value)) == mistake
+      f[89] = 2 * ((act.name, e.key) in state.failed)
+      if slot.type == "value" and e is not actions.STOP:
+        user = _user_words(state)
+        kind = _named([words(e.fields.get("kind", ""))], user)
+        name = _named([words(e.fields.get("name", ""))], user)
+        f[91], f[92], f[93] = kind, kind * name, name
+        f[94] = (kind >= 1) * (name >= 1)
+
   def _similarity(self, state, options) -> list[float]:
     """max over user sentences of cos(candidate's words, sentence)."""
     texts = [_text(e) for e in options]
@@ -410,6 +470,32 @@ class Featurizer:
       float(s) if t else 0.0
       for s, t in zip((known @ said.T).max(1), texts, strict=True)
     ]
+
+
+def flags(state: actions.State) -> np.ndarray:
+  """Named facts that decide what comes next, float32[FLAGS]."""
+  f = np.zeros(FLAGS, np.float32)
+  said = {name for name, _ in state.history}
+  wishes, unopened = reading.open_wishes(state), reading.unopened(state)
+  text = reading.read(state).text
+  f[0] = state.heard_out
+  f[1] = "say:ask:details" in said
+  f[2] = "say:confirm" in said
+  f[3] = bool(unopened)
+  f[4] = bool(wishes)
+  f[5] = bool(wishes) and state.heard_out and not unopened
+  f[6] = bool(wishes) and "say:confirm" in said
+  f[7] = not wishes and "say:confirm" in said
+  f[8] = bool(state.errors) and state.errors[-1]
+  f[9] = sum(state.errors) > 2
+  f[10] = "say:inform" in said
+  ask = re.search(r"\b(know|how (much|many)|total|tracking|price of|ask)\b", text)
+  f[11] = ask is not None
+  f[12] = ask is not None and not f[10]
+  f[13] = not state.seen.of("user")
+  f[14] = bool(state.seen.of("email")) and not state.seen.of("user")
+  f[15] = bool(state.history) and state.history[-1][0] == "say:confirm"
+  return 2 * f
 
 
 def _untried(state: actions.State, act: actions.Act) -> bool:
@@ -424,7 +510,11 @@ def _untried(state: actions.State, act: actions.Act) -> bool:
 
 
 def _bag(e: entities.Entity) -> set[str]:
-  return {w for k, v in e.fields.items() if k != "price" for w in words(v)}
+  if "bag" not in e.memo:
+    e.memo["bag"] = {
+      w for k, v in e.fields.items() if k != "price" for w in words(v)
+    }
+  return e.memo["bag"]
 
 
 def _bucket(text: str, n: int) -> int:
@@ -481,6 +571,12 @@ def _user_words(state: actions.State) -> set[str]:
 
 def _parts(e: entities.Entity) -> list[tuple[str, ...]]:
   """The names an entity goes by; an order goes by those of its items."""
+  if "parts" not in e.memo:
+    e.memo["parts"] = _make_parts(e)
+  return e.memo["parts"]
+
+
+def _make_parts(e: entities.Entity) -> list[tuple[str, ...]]:
   if isinstance(e.value, dict) and "first_name" in e.value:
     return [words(f"{e.value['first_name']} {e.value['last_name']}")]
   text = e.fields.get("name") or e.fields.get("value") or ""

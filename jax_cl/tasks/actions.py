@@ -287,6 +287,9 @@ class State:
     self.used: dict[tuple[str, str], set[str]] = {}  # (act, slot) -> keys
     self.written: set[str] = set()  # keys given to acts that change things
     self.memo: dict[str, Any] = {}  # features keep here what is slow to make
+    self.heard_out = False  # asked for more, the user had nothing new
+    self.last_arguments: list[tuple[str, str]] = []
+    self.failed: set[tuple[str, str]] = set()  # (act, key of an argument)
     self.turn = 0
     self.act: Act | None = None
     self.picks: dict[str, list[entities.Entity]] = {}
@@ -299,9 +302,11 @@ class State:
       if t.role == "user" and t.content:
         self.last_user = sentences(t.content)
         self.all_texts.update(dict.fromkeys(self.last_user))
-        self.user_texts += [
-          x for x in self.last_user if x not in self.user_texts
-        ]
+        new = [x for x in self.last_user if x not in self.user_texts]
+        self.user_texts += new
+        if self.history:
+          asked = self.history[-1][0] == "say:ask:details"
+          self.heard_out |= asked and not new
         self.seen.read_speech(t.content, self.turn)
         if self.history:
           self.reports[self.history[-1][0]] = self.last_user
@@ -312,6 +317,8 @@ class State:
         if self.history:
           self.reports[self.history[-1][0]] = self.last_result
           self.errors[-1] = t.error
+          if t.error:
+            self.failed.update(self.last_arguments)
         if not t.error:
           tool = self.history[-1][0] if self.history else ""
           self.seen.read_result(content, self.turn, tool)
@@ -433,6 +440,10 @@ class State:
       else:
         arguments[slot.name] = values[0]
     self.history.append((act.name, entities.key_of(arguments)))
+    self.last_arguments = [
+      (act.name, e.key)
+      for es in self.picks.values() for e in es if e is not STOP
+    ]  # fmt: skip
     self.errors.append(False)
     self.act, self.picks = None, {}
     if act.kind == "tool":

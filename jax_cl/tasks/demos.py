@@ -181,7 +181,8 @@ def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
   domain = stream.load(spec.domain, solo=spec.solo)
   kinds = {t.name: t.kind for t in domain.tools}
   asked = set(state.history)
-  for a in gold(spec):
+  actions_ = gold(spec) if reads else _by_order(state, gold(spec))
+  for a in actions_:
     if a.requestor != "assistant" or a.name == "calculate":
       continue
     if (kinds.get(a.name) == "read") != reads:
@@ -198,6 +199,24 @@ def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
       yield _say("transfer")
 
 
+def _by_order(state: actions.State, gold_: Sequence[Any]) -> list[Any]:
+  """Writes in one order: addresses first, then order by order as listed.
+
+  Most of them commute; where one must come before another of the same order,
+  gold has them in the order of this sort already.
+  """
+  place = list(state.seen.by_type.get("order", {}))
+
+  def rank(a) -> tuple:
+    key = actions.entities.key_of(a.arguments.get("order_id"))
+    where = place.index(key) if key in place else len(place)
+    return ("address" not in a.name, where)
+
+  if not any("order_id" in a.arguments for a in gold_):
+    return list(gold_)
+  return sorted(gold_, key=rank)
+
+
 def _in_order(state: actions.State, arguments: Mapping[str, Any]) -> dict:
   """Lists of items in the order in which they were seen, pairs kept.
 
@@ -209,7 +228,11 @@ def _in_order(state: actions.State, arguments: Mapping[str, Any]) -> dict:
   if not isinstance(items, list):
     return out
   place = list(state.seen.by_type.get("item", {}))
-  rank = lambda i: place.index(k) if (k := actions.entities.key_of(i)) in place else 0
+
+  def rank(item) -> int:
+    key = actions.entities.key_of(item)
+    return place.index(key) if key in place else 0
+
   order = sorted(range(len(items)), key=lambda j: rank(items[j]))
   for name in ("item_ids", "new_item_ids"):
     if isinstance(values := arguments.get(name), list):
@@ -225,18 +248,7 @@ def _known(state: actions.State, action: Any) -> bool:
 
 def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   seen = state.seen
-  if not seen.of("email"):
-    yield _say("ask:name_zip")
-  if not seen.of("email") and not (seen.of("zip") and seen.of("person")):
-    yield _say("ask:email")
-  first = [a for a in gold(spec) if a.name == "find_user_id_by_name_zip"]
-  if seen.of("email"):
-    yield "find_user_id_by_email", {"email": seen.of("email")[0].value}
-  elif first:
-    yield first[0].name, first[0].arguments
-  elif seen.of("person") and seen.of("zip"):
-    person, zip_code = seen.of("person")[0].value, seen.of("zip")[0].value
-    yield "find_user_id_by_name_zip", {**person, "zip": zip_code}
+  yield from _identify(state)
   yield from _each(state, "user", "get_user_details", "user_id")
   yield from _each(state, "order", "get_order_details", "order_id")
   yield from _hear_out(state)
@@ -247,6 +259,28 @@ def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   yield from _act_on_gold(spec, state, reads=True)
   yield from _informs(spec, state)
   yield from _settle(spec, env, state)
+
+
+def _identify(state: actions.State) -> Plan:
+  """Asks who calls; tries every email, then the names, the latest first."""
+  seen = state.seen
+  if not seen.of("email"):
+    yield _say("ask:name_zip")
+  if not seen.of("email") and not (seen.of("zip") and seen.of("person")):
+    yield _say("ask:email")
+  for email in seen.of("email"):
+    if seen.of("user"):
+      return
+    yield "find_user_id_by_email", {"email": email.value}
+  if not seen.of("user") and not seen.of("zip"):
+    yield _say("ask:name_zip")
+  people = sorted(seen.of("person"), key=lambda e: -e.turn)
+  for zip_code in sorted(seen.of("zip"), key=lambda e: -e.turn):
+    for person in people[:4]:
+      if seen.of("user"):
+        return
+      arguments = {**person.value, "zip": zip_code.value}
+      yield "find_user_id_by_name_zip", arguments
 
 
 def _open_product(state: actions.State, item_id: str) -> Plan:
@@ -274,12 +308,11 @@ def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
 
 
 def _settle(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
-  """Confirms, does what is to be done, closes."""
-  writes = [a for a in gold(spec) if a.requestor == "assistant"]
-  domain = stream.load(spec.domain, solo=spec.solo)
-  kinds = {t.name: t.kind for t in domain.tools}
-  if any(kinds.get(a.name) == "write" for a in writes):
-    yield _say("confirm")
+  """Confirms, does what is to be done, closes.
+
+  Also where nothing is to be done: the user may take back what they asked.
+  """
+  yield _say("confirm")
   yield from _act_on_gold(spec, state, reads=False)
   yield from _informs_left(spec, state)
   yield from _finish(env)

@@ -13,6 +13,7 @@ user's domain works without touching this file.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -94,12 +95,14 @@ class Entity:
   links: set[str]
   turn: int  # when it was first named
   source: str  # "user" | "tool" | "schema" | "derived"
+  memo: dict[str, Any] = dataclasses.field(default_factory=dict)
+  # of whoever describes it; emptied when a field changes
 
-  @property
+  @functools.cached_property
   def key(self) -> str:
     return key_of(self.value)
 
-  @property
+  @functools.cached_property
   def id(self) -> str:
     """The short name others link to."""
     v = self.value
@@ -126,7 +129,9 @@ class Seen:
     entity = table.setdefault(
       key_of(value), Entity(type, value, {}, set(), turn, source)
     )
-    entity.fields.update(fields or {})
+    if fields:
+      entity.fields.update(fields)
+      entity.memo.clear()
     entity.links.update(x for x in links if x != entity.id)
     return entity
 
