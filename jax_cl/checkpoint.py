@@ -48,7 +48,7 @@ def save(
   if path.exists():  # saved before a resume: the same state, bit for bit
     return
   with _context():
-    ocp.save_checkpointables(path, {"state": state, "host": host})
+    ocp.save_checkpointables(str(path), {"state": state, "host": host})
   for old in places(workdir):
     if old < (stage, step) and old[1] > 0:
       shutil.rmtree(path_of(workdir, *old))
@@ -97,7 +97,7 @@ def restore(
 def _load(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
   try:
     with _context():
-      return ocp.load_checkpointables(path, abstract)
+      return ocp.load_checkpointables(str(path), abstract)
   except Exception as e:  # orbax and tensorstore raise many kinds
     reason = str(e).strip().splitlines()
     raise ValueError(

@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -125,9 +125,12 @@ class _Run:
     try:
       with self.console.bar(k, stage.name, stage.steps, n) as bar:
         for n in range(n, stage.steps):
-          batch, values = self.experience(k, n, demos)
+          if n == 0:
+            with hold():
+              self.state = self.steps.start(self.state, k)
+          batch, episodes = self.experience(k, n, demos)
           with hold():
-            self.learn(k, n, batch, demos, values, bar)
+            self.learn(k, n, demos, batch, episodes, bar)
     except KeyboardInterrupt:  # state, logs and place are of one step
       with hold():
         self.save()
@@ -148,40 +151,30 @@ class _Run:
     self.timing("evaluate", k, began)
 
   def experience(self, k: int, n: int, demos):
-    """One batch of a stage: demonstrations first, then its own episodes."""
+    """(batch, episodes) of a step: demonstrations first, then its own."""
     what, stage = self.what, self.what.stages[k]
     if n < stage.clone_steps:
       seed = self.seed(k, 0, _DEMOS)
       shuffle = self.config.train.shuffle
-      return problems.minibatch(demos, self.batch_size, n, seed, shuffle), {}
+      return problems.minibatch(demos, self.batch_size, n, seed, shuffle), ()
     mix = self.method.mix(self.state.cl, self.state.stage)
     mix = None if mix is None else np.asarray(mix)
-    episodes = what.collect(
-      self.view(), self.frozen, k, n, self.seed(k, n, _ROLLOUT), mix
-    )
-    return what.batch(episodes, self.seed(k, n, _ROWS)), _summary(episodes) | {
-      "episodes": episodes
-    }
+    seed = self.seed(k, n, _ROLLOUT)
+    episodes = what.collect(self.view(), self.frozen, k, n, seed, mix)
+    return what.batch(episodes, self.seed(k, n, _ROWS)), episodes
 
-  def learn(self, k: int, n: int, batch, demos, values, bar) -> None:
+  def learn(self, k: int, n: int, demos, batch, episodes, bar) -> None:
     """One update, and what is written down about it."""
-    if n == 0:
-      self.state = self.steps.start(self.state, k)
     stage, config = self.what.stages[k], self.config
-    for fraction, phase in self.steps.phases:
-      if n == int(fraction * stage.steps):
-        self.state = phase(self.state)
     batch = sharding.place(batch, self.layout.rows)
     self.state, aux = self.steps.update(self.state, self.frozen, batch)
-    first = demos is not None and n < problems.per_epoch(demos, self.batch_size)
-    if self.steps.remember and (first or n >= stage.clone_steps):
-      self.state = self.steps.remember(self.state, self.frozen, batch)
+    self.remember(k, n, demos, batch, episodes)
+    for fraction, phase in self.steps.phases:
+      if n + 1 == int(fraction * stage.steps):
+        self.state = phase(self.state)
 
-    episodes = values.pop("episodes", ())
-    for e in episodes:
-      row = logs.episode_row(e, "train", k, self.total(k, n + 1))
-      self.files.append("episodes.jsonl", row)
-    values = {**aux, **values}
+    self.log_episodes(episodes, k, self.total(k, n + 1))
+    values = {**aux, **_summary(episodes)}
     self.place = Place(k, n + 1, (*self.place.pending, values))
     bar.step(values)
     if (n + 1) % config.log_interval == 0 or n + 1 == stage.steps:
@@ -194,6 +187,22 @@ class _Run:
     if (n + 1) % config.train.save_interval == 0 and n + 1 < stage.steps:
       self.save()
 
+  def remember(self, k: int, n: int, demos, batch, episodes) -> None:
+    """Hands the memory each demonstration once, and all that was done."""
+    if self.steps.remember is None:
+      return
+    if n < self.what.stages[k].clone_steps:
+      if n >= problems.per_epoch(demos, self.batch_size):
+        return
+    else:
+      batch = self.everything(k, n, episodes)
+    self.state = self.steps.remember(self.state, self.frozen, batch)
+
+  def everything(self, k: int, n: int, episodes):
+    """A batch that leaves no group out: for memory and Fisher."""
+    batch = self.what.batch(episodes, self.seed(k, n, _ROWS), every=True)
+    return sharding.place(batch, self.layout.rows)
+
   def last_rows(self, k: int, demos):
     """Batches for `Method.end`, [n, B, ...]: on-policy where possible."""
     stage, size = self.what.stages[k], self.batch_size
@@ -204,11 +213,9 @@ class _Run:
         seed = self.seed(k, n, _DEMOS)
         batches.append(problems.minibatch(demos, size, i, seed))
       else:
-        batch, values = self.experience(k, n, demos)
-        for e in values["episodes"]:
-          row = logs.episode_row(e, "train", k, self.total())
-          self.files.append("episodes.jsonl", row)
-        batches.append(batch)
+        _, episodes = self.experience(k, n, demos)
+        self.log_episodes(episodes, k, self.total())
+        batches.append(self.everything(k, n, episodes))
     return jax.tree.map(lambda *xs: np.stack(xs), *batches)
 
   # ---------------------------------------------------------------- evaluation
@@ -328,6 +335,11 @@ class _Run:
     self.write({"phase": "train", "stage": k, "step": self.total(), **means})
     self.place = self.place._replace(pending=())
 
+  def log_episodes(self, episodes: Sequence[Episode], k: int, step: int):
+    for e in episodes:
+      row = logs.episode_row(e, "train", k, step)
+      self.files.append("episodes.jsonl", row)
+
   def write(self, row: dict[str, Any]) -> None:
     self.files.append("metrics.jsonl", row)
     flat = {k: v for k, v in row.items() if k not in ("phase", "stage", "step")}
@@ -431,8 +443,10 @@ def _deferred_interrupts() -> Iterator[Any]:
     signal.signal(signal.SIGINT, before)
 
 
-def _summary(episodes: list[Episode]) -> dict[str, float]:
+def _summary(episodes: Sequence[Episode]) -> dict[str, float]:
   """Scalars of one step's episodes; failed ones are counted apart."""
+  if not episodes:
+    return {}
   ok = [e for e in episodes if not e.failure]
   out = {"failures": float(len(episodes) - len(ok))}
   if ok:

@@ -46,7 +46,7 @@ def make(
   trains: np.ndarray,
   batch: PyTree,
   reset_optimiser: bool = True,
-  replicated: jax.sharding.Sharding | None = None,
+  replicated: jax.sharding.NamedSharding | None = None,
 ) -> Steps:
   """`trains` is bool[n_stages, domains]; `batch` any batch of the run's shape.
 

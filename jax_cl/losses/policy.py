@@ -88,6 +88,8 @@ def objective(logits: Logits, entropy_bonus: float = 0.0) -> Objective:
     }
     return pg - entropy_bonus * h, aux
 
-  obj = Objective(loss=loss, rows=rows, logp=logp, out=logits, fisher=None)
-  sampled = lambda p, batch, key: fisher.sampled(obj, p, batch, key)
-  return obj._replace(fisher=sampled)
+  def sampled(p, batch, key):
+    return fisher.sampled(obj, p, batch, key)
+
+  obj = Objective(loss=loss, rows=rows, logp=logp, out=logits, fisher=sampled)
+  return obj

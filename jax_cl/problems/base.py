@@ -91,8 +91,13 @@ class Problem(Protocol):
     """
     ...
 
-  def batch(self, episodes: Sequence[types.Episode], seed: int) -> types.Batch:
+  def batch(
+    self, episodes: Sequence[types.Episode], seed: int, every: bool = False
+  ) -> types.Batch:
     """Episodes -> one batch of `batch_size` rows, with advantages.
+
+    With `every`, also those of groups without signal, at advantage 0: a memory
+    and the Fisher information want what was done, not what it teaches now.
 
     Rows that do not fit are sampled (`seed`); missing ones have weight 0. Of
     no episodes it is all padding, which tells the run its shapes.

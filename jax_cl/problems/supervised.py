@@ -69,7 +69,7 @@ class Supervised:
   def collect(self, params, frozen, stage, step, seed, mix=None):
     raise NotImplementedError("supervised rows have no episodes to collect")
 
-  def batch(self, episodes, seed):
+  def batch(self, episodes, seed, every=False):
     if episodes:
       raise NotImplementedError("rows are no episodes to learn from")
     empty = lambda x: np.zeros((self._batch_size, *x.shape[1:]), x.dtype)

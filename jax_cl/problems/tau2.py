@@ -213,8 +213,11 @@ class Tau2:
       for i in rng.choice(len(pool), k, replace=k > len(pool))
     ]
 
-  def batch(self, episodes, seed):
+  def batch(self, episodes, seed, every=False):
     adv = batching.advantages(episodes, self._baseline)
+    if every:
+      failed = [bool(e.failure) for e in episodes]
+      adv = np.where(failed, np.nan, np.nan_to_num(adv))
     rows = batching.rows(
       episodes, adv, self._place, self._task, self.featurizer.spec
     )
