@@ -129,7 +129,7 @@ def make(
       *frozen,
     )
     is_tool_B1 = (obs["slot"] < 0)[:, None]
-    tool_BV = tool_BV + prior_V
+    tool_BV = tool_BV + prior_V[None, :]
     logits_BV = jnp.where(is_tool_B1, tool_BV, point_BV) / temperature
     return jnp.where(obs["mask"], logits_BV, MASKED)
 
