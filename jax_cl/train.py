@@ -274,14 +274,15 @@ class _Run:
     """The newest checkpoint's state, or a new one."""
     files = self.files
     self.state, self.frozen = self.steps.init(jax.random.key(self.config.seed))
-    self.about = self._about()
     self.matrix: list[list[float | None]] = []
     checkpoint.clean(files.path)
     places = checkpoint.places(files.path)
     self.fresh = not places
     if self.fresh:
       files.cut({})
+      self.about = self._about()
       return
+    self.about = logs.read_json(files.path / "run.json")
     host = checkpoint.host(files.path, *places[-1])
     if host["fingerprint"] != self.what.fingerprint:
       raise ValueError(
