@@ -387,7 +387,7 @@ def _matrix(runs, split: str) -> dict[str, Any]:
   }
 
 
-def _curve(runs, split: str) -> list[list[float | None]]:
+def _curve(runs, split: str) -> list[list[Any]]:
   """[step, mean over all domains and runs, se over runs] at ends of stages."""
   tables = [
     np.array(r["results"][split]["matrix"], float) for r in runs.values()
