@@ -95,7 +95,7 @@ def fit(batch: Batch, size: int, seed: int) -> Batch:
   n = len(batch.weight)
   if n > size:
     keep = np.random.default_rng(seed).choice(n, size, replace=False)
-    return _take(batch, np.sort(keep))
+    return take(batch, np.sort(keep))
   short = size - n
   pad = lambda x: np.concatenate(
     [x, np.zeros((short, *x.shape[1:]), x.dtype)], axis=0
@@ -110,7 +110,8 @@ def fit(batch: Batch, size: int, seed: int) -> Batch:
   return out
 
 
-def _take(batch: Batch, index: np.ndarray) -> Batch:
+def take(batch: Batch, index: np.ndarray) -> Batch:
+  """Rows by number."""
   return Batch(*(
     {k: v[index] for k, v in x.items()} if isinstance(x, dict) else x[index]
     for x in batch

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_cl import batching, metrics, rollouts, types
@@ -222,6 +223,38 @@ class Tau2:
       episodes, adv, self._place, self._task, self.featurizer.spec
     )
     return batching.fit(rows, self.batch_size, seed)
+
+  def summary(self, params, frozen) -> dict[str, float]:
+    """How much of the learner the domains share, at the end of a run.
+
+    `shared_parameters` is the share of parameters whose gradient on the
+    demonstrations of two or more domains is not 0. What only one domain moves,
+    no other can make it forget.
+    """
+    obj = self.agent.objective(frozen)
+    key = jax.random.key(0)
+    grad = jax.jit(jax.grad(lambda p, b: obj.loss(p, b, key)[0]))
+    moved: dict[int, Any] = {}
+    for stage in range(len(self.stages)):
+      rows = self.demos(stage)
+      for domain in np.unique(rows.domain):
+        mine = np.flatnonzero(rows.domain == domain)
+        for i in range(0, len(mine), self.batch_size):
+          part = batching.take(rows, mine[i : i + self.batch_size])
+          g = grad(params, batching.fit(part, self.batch_size, seed=0))
+          now = jax.tree.map(lambda x: np.asarray(x) != 0, g)
+          old = moved.get(int(domain), now)
+          moved[int(domain)] = jax.tree.map(np.logical_or, old, now)
+    counts = jax.tree.map(lambda *xs: np.sum(xs, axis=0), *moved.values())
+    leaves = jax.tree.leaves(counts)
+    shared = sum(int((x > 1).sum()) for x in leaves)
+    return {"shared_parameters": shared / sum(x.size for x in leaves)}
+
+  @property
+  def notes(self) -> str:
+    """What a person may want to know of this process's work."""
+    sent, cut = self.embedder.tokens_sent, self.embedder.truncated
+    return f"{self.embedder.name}: {sent:,} tokens sent, {cut} texts cut"
 
   # -------------------------------------------------------------- evaluation
   def evaluate(self, params, frozen, domain, split, seed, trials, stage):
