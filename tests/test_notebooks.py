@@ -18,11 +18,11 @@ def read(name):
 
 
 def execute(name, workdir, monkeypatch):
-  monkeypatch.setenv("JAX_CL_CONFIG", "blobs")
+  monkeypatch.setenv("JAX_CL_CONFIG", "smoke")
   monkeypatch.setenv("JAX_CL_WORKDIR", str(workdir))
   monkeypatch.setenv("XLA_FLAGS", "")  # one device, as people have
   where = {"metadata": {"path": str(FOLDER)}}
-  client = NotebookClient(read(name), timeout=300, resources=where)
+  client = NotebookClient(read(name), timeout=900, resources=where)
   return client.execute()
 
 
