@@ -150,7 +150,8 @@ class Console:
       "  report.html, report.md, matrix.png, curves.png   to look at\n"
       "  results.json                                     every number above\n"
       "  episodes.jsonl, metrics.jsonl, timing.jsonl      raw logs\n"
-      f"  checkpoints/   python -m jax_cl.evaluate --workdir={workdir} --stage=0"
+      "  checkpoints/   "
+      f"python -m jax_cl.evaluate --workdir={workdir} --stage=0"
     )
 
 
