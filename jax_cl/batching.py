@@ -47,7 +47,7 @@ def advantages(
 
 def rows(
   episodes: Sequence[Episode],
-  adv: Sequence[float],
+  adv: Sequence[float] | np.ndarray,
   domains: Mapping[str, int],
   tasks: Mapping[tuple[str, str], int],
   obs_spec: Mapping[str, Any],

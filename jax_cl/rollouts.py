@@ -42,12 +42,10 @@ class _Slot:
     self.failure = ""
     self.state = actions.State(space, job.allowed, job.spec.solo)
     self.n = 0
-    self.env = None
+    self.env: env_lib.Env | None = None
     try:
       user: User | None = None if job.spec.solo else make_user()
-      self.env = env_lib.Env(
-        job.spec, user, seed=job.seed, max_turns=max_turns
-      )
+      self.env = env_lib.Env(job.spec, user, seed=job.seed, max_turns=max_turns)
       demos.observe(self.env, self.state, self.env.reset())
     except Exception as e:  # a broken user or environment is data
       self.failure = f"{type(e).__name__}: {e}"
@@ -60,6 +58,7 @@ class _Slot:
     turn = self.state.choose(index)
     if turn is None:
       return
+    assert self.env is not None
     try:
       demos.observe(self.env, self.state, self.env.step(turn))
     except Exception as e:
@@ -67,7 +66,7 @@ class _Slot:
 
   def episode(self) -> Episode:
     info = {**self.job.info, "seed": self.job.seed}
-    if not self.failure:
+    if not self.failure and self.env is not None:
       return self.env.episode(self.decisions, info)
     turns = self.env.turns if self.env is not None else ()
     none = Verdict(0.0, {}, (), self.failure)

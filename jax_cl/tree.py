@@ -14,7 +14,8 @@ PyTree = Any
 def paths(tree: PyTree) -> list[str]:
   """Leaf paths as `layers/attn/q/kernel`, in `jax.tree.leaves` order."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in leaves]
+  name = lambda p: jax.tree_util.keystr(p, simple=True, separator="/")
+  return [name(p) for p, _ in leaves]
 
 
 def map_with_path(f, tree: PyTree, *rest: PyTree) -> PyTree:
@@ -52,7 +53,7 @@ def dot(a: PyTree, b: PyTree) -> jax.Array:
   parts = jax.tree.map(
     lambda x, y: jnp.vdot(x.astype(jnp.float32), y.astype(jnp.float32)), a, b
   )
-  return sum(jax.tree.leaves(parts), start=jnp.float32(0))
+  return jnp.sum(jnp.stack(jax.tree.leaves(parts)))
 
 
 def zeros_like(tree: PyTree) -> PyTree:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class Scenario:
   persona: str | None = None
 
 
+@runtime_checkable
 class User(Protocol):
   """The other side of a dialogue. One object an episode, used sequentially."""
 
@@ -143,7 +144,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One step of the stream. Its learner sees `train` only; choices use `val`."""
+  """One step of the stream. Its learner sees `train`; choices use `val`."""
 
   name: str  # "airline", or "airline+retail+telecom" for joint
   train: tuple[TaskSpec, ...]
@@ -191,7 +192,7 @@ class TrainState(NamedTuple):
 
 
 class Objective(NamedTuple):
-  """All that a method may know of a learner. Frozen weights are bound inside."""
+  """All a method may know of a learner. Frozen weights are bound inside."""
 
   loss: Callable[..., Any]  # (p, batch, key) -> (f32[], aux), weighted mean
   rows: Callable[..., Any]  # (p, batch) -> f32[B], unreduced loss
@@ -205,7 +206,7 @@ class Agent(NamedTuple):
 
   init: Callable[..., Any]  # (key) -> (trainable, frozen)
   objective: Callable[..., Objective]  # (frozen) -> Objective
-  act: Callable[..., Any]  # (p, frozen, obs[B..], key, greedy) -> (a, logp, aux)
+  act: Callable[..., Any]  # (p, frozen, obs, key, greedy) -> (a, logp, aux)
   axes: Callable[[], PyTree] | None = None  # () -> logical axis names
   obs_spec: Mapping[str, tuple[tuple[int, ...], Any]] | None = None
   # obs_spec: leaf -> (shape without B, dtype), so that shapes are known early
