@@ -5,10 +5,11 @@ import pytest
 
 from jax_cl.methods import base, online_ewc, replay, sequential
 from jax_cl.methods.base import Method
-from jax_cl.types import Objective
+from jax_cl.types import Batch, Objective
 
 LOSS = lambda p, batch, key: (0.5 * p**2, {})
 OBJ = Objective(LOSS, None, None, None, None)
+EMPTY = Batch(*[None] * len(Batch._fields))
 
 
 def square(at, weight):
@@ -21,7 +22,7 @@ def square(at, weight):
 
 
 def grads(method, p, cl):
-  return method.grads(OBJ, cl, p, None, None, 0, jax.random.key(0))
+  return method.grads(OBJ, cl, p, EMPTY, None, 0, jax.random.key(0))
 
 
 def test_penalties_add():

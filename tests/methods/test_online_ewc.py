@@ -170,4 +170,4 @@ def test_unknown_names_and_values():
   with pytest.raises(ValueError, match="unknown growth 'log'"):
     online_ewc.make(lr=0.1, growth="log")
   with pytest.raises(ValueError, match="lam -1"):
-    online_ewc.make(lr=0.1, lam=-1)
+    online_ewc.make(lr=0.1, lam=-1.0)

@@ -103,7 +103,7 @@ def test_bc_remembers_successes_and_pg_everything():
 
 
 def test_ratio_0_is_sequential():
-  assert replay.make(batch_size=4, ratio=0) == base.Method()
+  assert replay.make(batch_size=4, ratio=0.0) == base.Method()
 
 
 @pytest.mark.parametrize(
