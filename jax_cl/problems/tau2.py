@@ -41,6 +41,7 @@ class Tau2:
     feature_args: Mapping[str, Any],
     user: Mapping[str, Any],
     tools: str,
+    sampler: str,
     tasks_per_step: int,
     group: int,
     baseline: str,
@@ -62,6 +63,7 @@ class Tau2:
     self._task = {(s.domain, s.task_id): i for i, s in enumerate(specs)}
     self.seed, self.batch_size = seed, batch_size
     self._tools, self._baseline = tools, baseline
+    self._sampler = sampler
     self._tasks_per_step, self._group = tasks_per_step, group
     self._slots, self._max_turns, self._greedy = slots, max_turns, greedy
     self._references, self._protocol_args = references, protocol_args
@@ -186,7 +188,7 @@ class Tau2:
 
   def collect(self, params, frozen, stage, step, seed, mix=None):
     rng = np.random.default_rng(seed)
-    specs = self._draw(rng, stage, mix)
+    specs = self._draw(rng, stage, step, mix)
     jobs = [
       rollouts.Job(
         spec,
@@ -199,15 +201,20 @@ class Tau2:
     ]
     return self._run(params, frozen, jobs, greedy=False, record=True)
 
-  def _draw(self, rng, stage: int, mix) -> list[types.TaskSpec]:
+  def _draw(self, rng, stage: int, step: int, mix) -> list[types.TaskSpec]:
     """The train tasks of one step; `mix` hands shares to other domains."""
-    own = demos.train_only(self.stages[stage].train)
-    n = self._tasks_per_step
+    own, n = self.stages[stage], self._tasks_per_step
     if mix is None:
-      pools, counts = [own], [n]
-    else:
-      pools = [self._domains[d].splits["train"] for d in self.domains]
-      counts = list(np.floor(np.asarray(mix) * n + 0.5).astype(int))
+      batch = stream.batches(
+        self._sampler,
+        demos.train_only(own.train),
+        n,
+        seed=self.seed,
+        steps=max(own.steps - own.clone_steps, 1),
+      )
+      return list(batch(step - own.clone_steps))
+    counts = np.floor(np.asarray(mix) * n + 0.5).astype(int)
+    pools = [self._domains[d].splits["train"] for d in self.domains]
     return [
       pool[i]
       for pool, k in zip(pools, counts, strict=True)
@@ -346,6 +353,7 @@ def make(
   tools: str = "all",
   clone_steps: int = 300,
   pg_steps: int = 20,
+  sampler: str = "without_replacement",
   tasks_per_step: int = 8,
   group: int = 4,
   baseline: str = "group",
@@ -373,6 +381,7 @@ def make(
     tools: the action space: the episode's "domain", those "seen" so far, "all".
     clone_steps, pg_steps: updates a domain on its demonstrations, then on its
       own episodes.
+    sampler: order of task batches, see `tasks.stream.batches`.
     tasks_per_step, group: tasks rolled out for one policy-gradient update, and
       episodes of each.
     baseline: see `batching.advantages`.
@@ -391,6 +400,8 @@ def make(
   if agent["name"] != "scorer":
     raise ValueError(f"agent {agent['name']!r} on tau2; use 'scorer'")
   batching.check_baseline(baseline)
+  if sampler not in stream.SAMPLERS:
+    raise ValueError(unknown("stream.sampler", sampler, list(stream.SAMPLERS)))
   for name, value in (
     ("tasks_per_step", tasks_per_step), ("group", group), ("slots", slots),
     ("max_turns", max_turns),
@@ -425,6 +436,7 @@ def make(
     feature_args=dict(features or {}),
     user={"name": user, **(user_args or {})},
     tools=tools,
+    sampler=sampler,
     tasks_per_step=tasks_per_step,
     group=group,
     baseline=baseline,

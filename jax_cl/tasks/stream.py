@@ -341,6 +341,7 @@ _BATCHES: Mapping[str, Any] = {
   "without_replacement": _without_replacement,
   "by_difficulty": _by_difficulty,
 }
+SAMPLERS = tuple(_BATCHES)
 
 
 def _grouped(
