@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 
 import jax
 
@@ -93,8 +94,11 @@ def run(workdir, arguments, prepare=lambda: None):
     try:
       prepare()
       code = main.main([*arguments, f"--workdir={workdir}"])
+    except BaseException:
+      traceback.print_exc()
     finally:
       sys.stdout.flush()
+      sys.stderr.flush()
       os._exit(code)
   return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
