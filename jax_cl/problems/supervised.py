@@ -1,7 +1,8 @@
 """A stream of supervised rows: quick checks of continual learning.
 
-A row is one decision, the label; cloning the labels is the whole learning, and
-a test row is an episode whose reward is 1 where the policy names the label.
+A row is one decision, the label. Cloning the labels is most of the learning;
+policy gradient on right or wrong can follow. A test row is an episode whose
+reward is 1 where the policy names the label.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_cl import types
+from jax_cl import batching, types
 from jax_cl.agents import mlp
 from jax_cl.tasks import digits
 
@@ -28,11 +29,13 @@ class Supervised:
     stages: Callable[[tuple[str, ...]], tuple[types.Stage, ...]],
     curriculum: str,
     batch_size: int,
+    group: int,
   ):
-    self.agent, self._batch_size = agent, batch_size
+    self.agent, self._batch_size, self._group = agent, batch_size, group
     self._data = data
     self.domains = tuple(f"perm{i}" for i in range(len(data)))
     self.stages = stages(self.domains)
+    self._train = [spec for stage in self.stages for spec in stage.train]
     self.sizes = {
       d: {k: len(s.y) for k, s in splits.items()}
       for d, splits in zip(self.domains, data)
@@ -67,13 +70,40 @@ class Supervised:
     )
 
   def collect(self, params, frozen, stage, step, seed, mix=None):
-    raise NotImplementedError("supervised rows have no episodes to collect")
+    """One guess an episode, a group of them a row: a contextual bandit."""
+    del step, mix  # the seed knows the step
+    rows, rng = self.demos(stage), np.random.default_rng(seed)
+    picked = rng.choice(len(rows.task), self._batch_size // self._group)
+    index = np.repeat(picked, self._group)
+    key = jax.random.key(seed)
+    obs = {"x": rows.obs["x"][index]}
+    action, logp, _ = self._act(params, frozen, obs, key, greedy=False)
+    action, logp = np.asarray(action), np.asarray(logp)
+    return [
+      types.Episode(
+        task=types.TaskSpec(
+          self.domains[rows.domain[i]], str(rows.task[i]), "train"
+        ),
+        turns=(),
+        verdict=_verdict(action[n] == rows.action[i, 0]),
+        termination="agent_stop",
+        decisions=(
+          types.Decision(
+            {"x": rows.obs["x"][i]}, int(action[n]), float(logp[n])
+          ),
+        ),
+        info={"group": n // self._group, "trial": n % self._group},
+      )
+      for n, i in enumerate(index)
+    ]
 
   def batch(self, episodes, seed, every=False):
-    if episodes:
-      raise NotImplementedError("rows are no episodes to learn from")
-    empty = lambda x: np.zeros((self._batch_size, *x.shape[1:]), x.dtype)
-    return jax.tree.map(empty, self._rows(0))
+    adv = batching.advantages(episodes)
+    adv = np.nan_to_num(adv) if every else adv
+    places = {d: i for i, d in enumerate(self.domains)}
+    tasks = {(s.domain, s.task_id): int(s.task_id) for s in self._train}
+    rows = batching.rows(episodes, adv, places, tasks, self.agent.obs_spec)
+    return batching.fit(rows, self._batch_size, seed)
 
   def evaluate(self, params, frozen, domain, split, seed, trials, stage):
     x, y = self._data[self.domains.index(domain)][split]
@@ -84,13 +114,17 @@ class Supervised:
       types.Episode(
         task=types.TaskSpec(domain, str(i), split),
         turns=(),
-        verdict=types.Verdict(float(ok), {"LABEL": float(ok)}, ("LABEL",)),
+        verdict=_verdict(ok),
         termination="agent_stop",
         info={"trial": trial},
       )
       for i, ok in enumerate(right)
       for trial in range(trials)
     ]
+
+
+def _verdict(right) -> types.Verdict:
+  return types.Verdict(float(right), {"LABEL": float(right)}, ("LABEL",))
 
 
 def make(
@@ -102,11 +136,14 @@ def make(
   n_domains: int = 3,
   curriculum: str = "sequential",
   epochs: int = 10,
+  pg_steps: int = 0,
+  group: int = 4,
   blobs: Mapping[str, Any] | None = None,
 ) -> Supervised:
   """`data` is "blobs" (options: `blobs`) or "digits"; both are permuted.
 
-  A stage is `epochs` passes over its rows. `curriculum` is "sequential" or
+  A stage is `epochs` passes over its rows, then `pg_steps` steps in which the
+  policy guesses, `group` times a row, and is told right or wrong. `curriculum` is "sequential" or
   "joint" (one stage with all domains and as many steps).
   """
   makers = {"blobs": digits.blobs, "digits": digits.digits}
@@ -127,21 +164,21 @@ def make(
     groups = [domains] if joint else [(d,) for d in domains]
     return tuple(
       types.Stage(
-        name="+".join(group),
+        name="+".join(names),
         train=tuple(
           types.TaskSpec(d, str(i), "train")
-          for d in group
+          for d in names
           for i in range(len(y))
         ),
-        steps=epochs * -(-len(group) * len(y) // batch_size),
-        domains=tuple(group),
-        clone_steps=epochs * -(-len(group) * len(y) // batch_size),
+        steps=pg_steps + epochs * -(-len(names) * len(y) // batch_size),
+        domains=tuple(names),
+        clone_steps=epochs * -(-len(names) * len(y) // batch_size),
       )
-      for group in groups
+      for names in groups
     )
 
   net = mlp.make(
     features=x.shape[1], classes=int(y.max()) + 1, **agent.get("args", {})
   )
   data_ = digits.permuted(base, n_domains, seed)
-  return Supervised(net, data_, stages, curriculum, batch_size)
+  return Supervised(net, data_, stages, curriculum, batch_size, group)

@@ -56,8 +56,11 @@ class Tau2:
     self.domains = tuple(d.name for d in domains)
     self._domains = {d.name: d for d in domains}
     self._place = {name: i for i, name in enumerate(self.domains)}
+    used = {t for stage in stages for t in stage.train}
     self.sizes = {
-      d.name: {k: len(v) for k, v in d.splits.items()} for d in domains
+      d.name: {k: len(v) for k, v in d.splits.items()}
+      | {"train": sum(t in used for t in d.splits["train"])}
+      for d in domains
     }
     specs = [s for d in domains for v in d.splits.values() for s in v]
     self._task = {(s.domain, s.task_id): i for i, s in enumerate(specs)}
@@ -176,6 +179,12 @@ class Tau2:
       else np.nan
       for e in episodes
     ]
+    if specs and np.isnan(good).all():
+      raise ValueError(
+        f"tau2 accepts none of the {len(specs)} demonstrations of "
+        f"{self.stages[stage].name}: raise stream.max_turns "
+        f"({self._max_turns}), or set stream.clone_steps to 0"
+      )
     return batching.rows(
       episodes, good, self._place, self._task, featurizer.spec
     )

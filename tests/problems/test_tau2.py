@@ -1,0 +1,129 @@
+"""The tau2 problem: what may be learned from, action spaces, bad options."""
+
+import jax
+import numpy as np
+import pytest
+
+from jax_cl.problems import tau2
+
+
+def _make(**options):
+  given = {
+    "seed": 0,
+    "batch_size": 64,
+    "agent": {"name": "scorer", "args": {}},
+    "domains": ("mock", "telecom"),
+    "clone_steps": 2,
+    "pg_steps": 1,
+    "max_tasks_per_domain": 2,
+    "max_eval_tasks": 2,
+    "tasks_per_step": 2,
+    "group": 2,
+    "max_turns": 120,
+  }
+  return tau2.make(**{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def what():
+  return _make()
+
+
+def test_a_stage_reads_demonstrations_of_its_own_train_tasks_alone(what):
+  names = {v: k for k, v in what._task.items()}
+  for stage, domain in enumerate(what.domains):
+    rows = what.demos(stage)
+    assert set(rows.domain.tolist()) == {stage}
+    allowed = {(s.domain, s.task_id) for s in what.stages[stage].train}
+    assert {names[t] for t in rows.task.tolist()} <= allowed
+    assert all(s.split == "train" for s in what.stages[stage].train)
+    assert (rows.adv == 1).all() and domain == what.stages[stage].name
+
+
+def test_a_stage_without_a_single_demonstration_is_refused():
+  short = _make(max_turns=4, references=False)
+  with pytest.raises(ValueError, match="raise stream.max_turns"):
+    short.demos(1)
+
+
+def test_demonstrated_options_are_legal(what):
+  rows = what.demos(1)
+  legal = rows.obs["mask"][np.arange(len(rows.weight)), rows.action[:, 0]]
+  assert legal.all()
+
+
+def test_collected_episodes_are_of_train_tasks_in_groups(what):
+  params, frozen = what.agent.init(jax.random.key(0))
+  episodes = what.collect(params, frozen, 1, 2, seed=5)
+  assert len(episodes) == 4
+  assert {e.task.split for e in episodes} == {"train"}
+  assert [e.info["group"] for e in episodes] == [0, 0, 1, 1]
+  again = what.collect(params, frozen, 1, 2, seed=5)
+  assert [e.reward for e in episodes] == [e.reward for e in again]
+  assert [len(e.turns) for e in episodes] == [len(e.turns) for e in again]
+
+
+def test_mix_hands_prompts_to_other_domains(what):
+  params, frozen = what.agent.init(jax.random.key(0))
+  episodes = what.collect(params, frozen, 1, 2, 0, mix=np.array([0.5, 0.5]))
+  assert (
+    sorted(e.task.domain for e in episodes) == ["mock"] * 2 + ["telecom"] * 2
+  )
+
+
+def test_the_action_space_is_part_of_the_setting(what):
+  spec = what.stages[0].train[0]
+  everything = set(what.space.index)
+  mock = {a.name for a in what.space.acts if "mock" in a.domains}
+  assert what._allowed(spec, 0) == everything and mock < everything
+  own = _make(tools="domain", references=False)
+  assert own._allowed(spec, 1) == mock
+  seen = _make(tools="seen", references=False)
+  assert seen._allowed(spec, 0) == mock
+  assert seen._allowed(spec, 1) == everything
+  assert seen._allowed(own.stages[1].train[0], -1) == {
+    a.name for a in what.space.acts if "telecom" in a.domains
+  }
+
+
+def test_floors_and_ceilings_stand_beside_the_run(what):
+  scores = what.about["references"]
+  assert scores["oracle"]["test"]["telecom"] == 1.0
+  assert scores["do_nothing"]["test"]["telecom"] == 0.0
+  assert scores["confined_oracle"]["test"]["telecom"] == 1.0
+  assert "max_eval_tasks" in what.about["protocol"]["deviations"]
+
+
+def test_what_the_domains_share_is_between_nothing_and_all(what):
+  params, frozen = what.agent.init(jax.random.key(0))
+  share = what.summary(params, frozen)["shared_parameters"]
+  assert 0 < share < 1
+
+
+def test_the_fingerprint_follows_data_and_features(what):
+  assert _make(references=False).fingerprint == what.fingerprint
+  other = _make(references=False, embedder_args={"width": 64})
+  assert other.fingerprint != what.fingerprint
+  assert _make(max_eval_tasks=1).fingerprint != what.fingerprint
+
+
+@pytest.mark.parametrize(
+  ("option", "says"),
+  [
+    ({"domains": "airline,retail"}, r"\('airline', 'retail'\)"),
+    ({"domains": ("airlin",)}, "airline"),
+    ({"tools": "every"}, "seen"),
+    ({"sampler": "unifrom"}, "uniform"),
+    ({"baseline": "groups"}, "group"),
+    ({"curriculum": "sequentiel"}, "sequential"),
+    ({"group": 0}, "stream.group is 0; it must be 1 or more"),
+    ({"clone_steps": 0, "pg_steps": 0}, "their sum must be 1 or more"),
+    ({"embedder": "smollm"}, "smollm2"),
+    ({"user": "script"}, "scripted"),
+    ({"agent": {"name": "mlp", "args": {}}}, "use 'scorer'"),
+    ({"agent": {"name": "scorer", "args": {"head": "pertool"}}}, "per_tool"),
+  ],
+)
+def test_bad_options_are_named_before_anything_runs(option, says):
+  with pytest.raises(ValueError, match=says):
+    _make(**option)
