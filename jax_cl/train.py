@@ -127,6 +127,8 @@ class _Run:
         for n in range(n, stage.steps):
           if n == 0:
             with hold():
+              if stage.fresh:
+                self.state = self.new_learner()
               self.state = self.steps.start(self.state, k)
           batch, episodes = self.experience(k, n, demos)
           with hold():
@@ -162,6 +164,11 @@ class _Run:
     seed = self.seed(k, n, _ROLLOUT)
     episodes = what.collect(self.view(), self.frozen, k, n, seed, mix)
     return what.batch(episodes, self.seed(k, n, _ROWS)), episodes
+
+  def new_learner(self):
+    """The state before any training, at today's step: independent training."""
+    state, _ = self.steps.init(jax.random.key(self.config.seed))
+    return state._replace(step=self.state.step)
 
   def learn(self, k: int, n: int, demos, batch, episodes, bar) -> None:
     """One update, and what is written down about it."""

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -152,6 +154,29 @@ def test_nan_stops_the_run_with_the_step_named(tmp_path):
   with pytest.raises(FloatingPointError, match=r"stage 0 \(perm0\), step \d"):
     train.run(config, tmp_path / "run")
   assert checkpoint.places(tmp_path / "run") == [(0, 0)]  # nothing spoilt
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_fresh_stage_starts_from_a_new_learner(fresh, tmp_path, monkeypatch):
+  """The first domain twice, its rows in order: the second learner repeats."""
+  make = supervised.make
+
+  def twice(**options):
+    what = make(**options)
+    again = dataclasses.replace(what.stages[0], fresh=fresh)
+    what.stages = (what.stages[0], again)
+    return what
+
+  monkeypatch.setattr(supervised, "make", functools.wraps(make)(twice))
+  config = small.config()
+  config.train.shuffle = False
+  train.run(config, tmp_path / "run")
+  losses = [
+    [r["loss"] for r in rows(tmp_path / "run", "metrics.jsonl")
+     if r["phase"] == "train" and r["stage"] == k]
+    for k in range(2)
+  ]  # fmt: skip
+  assert (losses[0] == losses[1]) == fresh
 
 
 def test_joint_is_one_stage(tmp_path, capsys):
