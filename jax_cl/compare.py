@@ -222,7 +222,7 @@ def summary(
   first = next(iter(by_method.values()))
   one = next(iter(first.values()))["results"]
   fixed = tables.references(one, split) | {
-    k: _last_row(v) for k, v in by_method.items() if k in baselines
+    k: _own_row(v) for k, v in by_method.items() if k in baselines
   }
   return metrics.jsonable(
     {
@@ -324,11 +324,12 @@ def _other_streams(ranked, by_method, resamples) -> dict[str, Any]:
       out.setdefault("transfer_vs_independent", {})[name] = e._asdict()
       gains = [_auc_gain(*(r["results"] for r in p)) for p in pairs]
       if np.isfinite(gains).all():
-        mean, sd = float(np.mean(gains)), float(np.std(gains, ddof=1))
-        half = 1.96 * sd / math.sqrt(len(gains))
+        n, mean = len(gains), float(np.mean(gains))
+        sd = float(np.std(gains, ddof=1)) if n > 1 else math.nan
+        half = 1.96 * sd / math.sqrt(n)
         out.setdefault("forward_transfer_auc", {})[name] = {
           "mean": mean, "low": mean - half, "high": mean + half,
-          "sd_runs": sd, "runs": len(gains),
+          "sd_runs": sd, "runs": n,
         }  # fmt: skip
   return out
 
@@ -364,10 +365,15 @@ def _own_auc(results, split: str, domain: str) -> float:
   return math.nan
 
 
-def _last_row(runs) -> dict[str, float]:
-  """Final score by domain, mean over runs."""
+def _own_row(runs) -> dict[str, float]:
+  """Score of each domain after its own stage, mean over runs.
+
+  Of a joint stream that is the last row; of an independent one, what a
+  learner of that domain alone reaches.
+  """
   panels = [r["panel"] for r in runs.values()]
-  row = np.mean([p.matrix()[-1] for p in panels], axis=0)
+  N = np.arange(len(panels[0].domains))
+  row = np.mean([p.matrix()[p.own, N] for p in panels], axis=0)
   return dict(zip(panels[0].domains, row.tolist(), strict=True))
 
 

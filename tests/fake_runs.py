@@ -86,6 +86,8 @@ def rows(run, trials=2, every=25):
   step = 0
   for i, stage in enumerate(run["stages"]):
     before = dict(skill)
+    if run["curriculum"] == "independent":
+      before = dict(START)
     for at in range(every, stage["steps"] + 1, every):
       share = at / stage["steps"]
       for d in skill:

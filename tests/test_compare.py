@@ -53,13 +53,13 @@ def test_the_whole_grid(config, tmp_path):
     range(2),
     tmp_path,
     orders="latin",
-    baselines=["joint"],
+    baselines=["joint", "independent"],
     repeat_aa=True,
     command="python -m jax_cl.compare ...",
     run=fake,
   )
-  # 3 orders x 2 seeds x (2 methods + A/A), and one joint run a seed.
-  assert len(fake.asked) == len(set(fake.asked)) == 3 * 2 * 3 + 2
+  # 3 orders x 2 seeds x (2 methods + A/A), and two baselines a seed.
+  assert len(fake.asked) == len(set(fake.asked)) == 3 * 2 * 3 + 2 * 2
   assert ("sequential (A/A)", DOMAINS, 1000) in fake.asked
   assert ("replay", ("telecom", "airline", "retail"), 1) in fake.asked
 
@@ -77,14 +77,16 @@ def test_the_whole_grid(config, tmp_path):
   noise = found["differences"]["sequential (A/A)"]["forgetting"]
   assert noise["low"] < 0 < noise["high"] and abs(noise["mean"]) < 0.1
 
-  joint = [
-    json.loads(
-      (tmp_path / f"joint/{'-'.join(DOMAINS)}/seed{s}/results.json").read_text()
-    )
-    for s in range(2)
-  ]
-  top = np.mean([np.mean(r["test"]["matrix"][-1]) for r in joint])
+  def matrices(name):
+    folders = [tmp_path / name / "-".join(DOMAINS) / f"seed{s}" for s in (0, 1)]
+    load = lambda f: json.loads((f / "results.json").read_text())
+    return [np.array(load(f)["test"]["matrix"]) for f in folders]
+
+  top = np.mean([R[-1].mean() for R in matrices("joint")])
   assert found["references"]["joint"] == pytest.approx(top)
+  # Alone, a domain counts by its own stage, not by what the next one left.
+  alone = np.mean([np.diag(R[1:]).mean() for R in matrices("independent")])
+  assert found["references"]["independent"] == pytest.approx(alone)
   # Domains are matched by name although the orders differ.
   ends = [
     json.loads((tmp_path / r["workdir"] / "results.json").read_text())
@@ -97,8 +99,11 @@ def test_the_whole_grid(config, tmp_path):
   assert got == pytest.approx(np.mean(telecom))
 
   own = np.mean([r["metrics"]["plasticity"] for r in replay["runs"]])
-  got = found["other_streams"]["intransigence"]["replay"]["mean"]
-  assert got == pytest.approx(top - own)
+  other = found["other_streams"]
+  assert other["intransigence"]["replay"]["mean"] == pytest.approx(top - own)
+  got = other["transfer_vs_independent"]["replay"]["mean"]
+  assert got == pytest.approx(own - alone)
+  assert other["forward_transfer_auc"]["replay"]["runs"] == 6
 
   assert json.loads((tmp_path / "compare.json").read_text()) == found
   report = (tmp_path / "report.md").read_text()
