@@ -16,6 +16,8 @@ def get_config():
     "n_domains": 3,
     "curriculum": "sequential",
     "epochs": 10,
+    "pg_steps": 0,
+    "group": 4,
     "blobs": {"features": 16, "train": 320, "val": 40, "test": 80},
   }
   config.agent.name = "mlp"

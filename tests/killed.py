@@ -45,13 +45,11 @@ def patch(where, name, n, **how):
 
 
 def in_a_rollout():
-  """Kills in the second `collect`; supervised rows have none, so they ..."""
+  """Kills in the second `collect`."""
   build = train.build.problem
 
   def problem(config):
     what = build(config)
-    if config.problem == "supervised":
-      patch(problems, "minibatch", 2)  # ... are killed as they are drawn
     what.collect = nth(what.collect, 2)
     return what
 
@@ -69,7 +67,7 @@ MOMENTS = {
   "during the first save": lambda: patch(
     checkpoint.ocp.handlers.JsonHandler, "save", 1
   ),
-  "drawing rows": lambda: patch(problems, "minibatch", 4),
+  "drawing rows": lambda: patch(problems, "minibatch", 2),
   "in a rollout": in_a_rollout,
   "during a save in a stage": lambda: patch(
     checkpoint.ocp.handlers.JsonHandler, "save", 1

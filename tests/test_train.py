@@ -131,13 +131,8 @@ def test_a_workdir_in_use_is_refused(copied):
 
 def test_other_data_are_refused(copied, monkeypatch):
   make = supervised.make
-  monkeypatch.setattr(
-    supervised, "make",
-    lambda *, seed, batch_size, agent, data="blobs", n_domains=3,
-    curriculum="sequential", epochs=10, blobs=None: make(
-      seed=9, batch_size=batch_size, agent=agent, epochs=epochs, blobs=blobs
-    ),
-  )  # fmt: skip
+  other = functools.wraps(make)(lambda **kw: make(**kw | {"seed": 9}))
+  monkeypatch.setattr(supervised, "make", other)
   with pytest.raises(ValueError, match="fingerprint"):
     train.run(replaying(), copied)
 
@@ -197,6 +192,25 @@ def test_trackers_mirror_the_scalars(tmp_path):
   config.writers = ("tensorboard",)
   train.run(config, tmp_path / "run")
   assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_policy_gradient_after_cloning(tmp_path):
+  config = replaying()
+  config.stream.pg_steps = 4
+  config.stream.n_domains = 2
+  train.run(config, tmp_path / "run")
+  guesses = [
+    r for r in rows(tmp_path / "run", "episodes.jsonl") if r["phase"] == "train"
+  ]
+  assert len(guesses) == 2 * 4 * 16 and {r["stage"] for r in guesses} == {0, 1}
+  steps = [
+    r for r in rows(tmp_path / "run", "metrics.jsonl") if r["phase"] == "train"
+  ]
+  assert [("reward" in r) for r in steps] == [False, True, True] * 2
+  last = rows(tmp_path / "run", "metrics.jsonl")[-1]
+  # 40 demonstrations, and guesses that were right
+  right = sum(r["reward"] for r in guesses if r["stage"] == 0)
+  assert last["buffer_per_domain"]["perm0"] == 40 + right
 
 
 def test_the_jsonl_logs_end_where_the_checkpoint_says(finished):

@@ -143,8 +143,8 @@ def make(
   """`data` is "blobs" (options: `blobs`) or "digits"; both are permuted.
 
   A stage is `epochs` passes over its rows, then `pg_steps` steps in which the
-  policy guesses, `group` times a row, and is told right or wrong. `curriculum` is "sequential" or
-  "joint" (one stage with all domains and as many steps).
+  policy guesses, `group` times a row, and is told right or wrong. `curriculum`
+  is "sequential" or "joint" (one stage with all domains and as many steps).
   """
   makers = {"blobs": digits.blobs, "digits": digits.digits}
   if data not in makers:
