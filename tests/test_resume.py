@@ -76,3 +76,30 @@ def test_evaluate_reproduces_a_row_in_a_fresh_process(runs):
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
   assert "identical to the log: 36 episodes of row 2 of R" in done.stdout
+
+
+@pytest.mark.slow
+def test_killed_tau2_runs_end_the_same(tmp_path):
+  """The quickstart's pipeline in small, under the same kills."""
+  options = (
+    "--config=configs/smoke.py",
+    "--config.cl.name=replay",
+    "--config.stream.max_tasks_per_domain=2",
+    "--config.stream.max_eval_tasks=2",
+    "--config.stream.clone_steps=3",
+    "--config.stream.pg_steps=3",
+    "--config.train.save_interval=2",
+    "--config.train.batch_size=64",
+  )
+  done = subprocess.run(
+    [sys.executable, "tests/killed.py", str(tmp_path), *options],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  ends = json.loads(done.stdout.splitlines()[-1])
+  assert list(ends.values()).count(-9) == 11
+  for name in FILES:
+    whole, killed = (tmp_path / k / name for k in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
