@@ -102,7 +102,8 @@ class Supervised:
     adv = np.nan_to_num(adv) if every else adv
     places = {d: i for i, d in enumerate(self.domains)}
     tasks = {(s.domain, s.task_id): int(s.task_id) for s in self._train}
-    rows = batching.rows(episodes, adv, places, tasks, self.agent.obs_spec)
+    spec = self.agent.obs_spec or {}
+    rows = batching.rows(episodes, adv, places, tasks, spec)
     return batching.fit(rows, self._batch_size, seed)
 
   def evaluate(self, params, frozen, domain, split, seed, trials, stage):
