@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_cl.agents import mentions, reading
-from jax_cl.tasks import actions, entities
+from jax_cl.agents import mentions
+from jax_cl.tasks import actions, entities, reading
 from jax_cl.types import Decision
 
 BLOCKS = (
@@ -33,8 +33,12 @@ BLOCKS = (
 # report lines would make each line's weight sixty times harder to learn.
 SCALE = {"reports": 6.0, "done": 2.0, "open": 2.0}
 LEDGER = 32  # hashed (type, status) of what was named and not yet acted on
-FLAGS = 16  # named facts about the episode
+FLAGS = 20  # named facts about the episode
 BUCKETS = 16  # hashed categorical fields of a candidate
+# Weights of few and telling features must move as fast as those of the many
+# directions of a hidden state, under one learning rate.
+WISH = 5.0
+PHI = 0.3
 NUMERIC = 96  # the named features below
 WIDTH = NUMERIC + BUCKETS  # Dc
 _WORD = re.compile(r"[a-z0-9]+")
@@ -61,7 +65,7 @@ EXCEPT = re.compile(r"\b(?:except|but not|other than|keep|besides)\b(.*)")
 def words(text: str) -> tuple[str, ...]:
   """Lower-case words, plural s dropped, function words left out."""
   out = []
-  for w in _WORD.findall(mentions.flat(text)):
+  for w in _WORD.findall(reading.flat(text)):
     if w not in _SMALL:
       out.append(w[:-1] if len(w) > 3 and w.endswith("s") else w)
   return tuple(out)
@@ -181,7 +185,7 @@ class Featurizer:
       out[6] = np.sum(open_, 0) / SCALE["open"]
     one = np.ones(1, np.float32)
     return np.concatenate(
-      [out.ravel(), self.ledger(state), flags(state), one]
+      [PHI * out.ravel(), self.ledger(state), flags(state), one]
     )
 
   def ledger(self, state: actions.State) -> np.ndarray:
@@ -267,15 +271,15 @@ class Featurizer:
       f[20] = act.tool == "done" and not asked
       f[21] = act.tool == "done" and bool(asked)
       wanted = [w.act == act.name for w in wishes]
-      f[22] = 2 * (wanted[:1] == [True])
-      f[23] = 2 * any(wanted)
-      f[24] = 2 * (act.write and not any(wanted))
-      f[25] = 2 * (act.tool == "done" and not wishes)
-      f[26] = 2 * (act.tool == "done" and bool(wishes))
+      f[22] = WISH * (wanted[:1] == [True])
+      f[23] = WISH * any(wanted)
+      f[24] = WISH * (act.write and not any(wanted))
+      f[25] = WISH * (act.tool == "done" and not wishes)
+      f[26] = WISH * (act.tool == "done" and bool(wishes))
       opens = any(s.type == "product" for s in act.slots)
-      f[27] = 2 * (opens and bool(unopened))
-      f[28] = 2 * (opens and not unopened)
-      f[29] = 2 * (act.tool == "confirm" and not unopened)
+      f[27] = WISH * (opens and bool(unopened))
+      f[28] = WISH * (opens and not unopened)
+      f[29] = WISH * (act.tool == "confirm" and not unopened)
     return out
 
   def psi(self, state: actions.State, choice: actions.Choice) -> np.ndarray:
@@ -432,32 +436,38 @@ class Featurizer:
       scope = reading.read(state).scopes.get(aligned.key) or text
       like = reading.like_of(state, aligned, scope)
       score = reading.variant_scores(options, aligned, scope, like)
-    mistake = bool(re.search(r"\b(mistake|accident|wrong)", text))
+    mistake = bool(re.search(r"\bby (mistake|accident)|accidental|mistaken", text))
+    best = None
+    if slot.type in ("person", "zip", "email", "user"):
+      best = reading.caller(state, options)
+    elif slot.type == "address":
+      best = reading.address(state, options, text)
     for i, e in enumerate(options):
       f = out[i]
       if slot.type == "order" and wishes:
-        f[78] = 2 * (e.key == orders[0])
-        f[79] = 2 * (e.key in orders)
+        f[78] = WISH * (e.key == orders[0])
+        f[79] = WISH * (e.key in orders)
       elif slot.type == "item" and own:
-        f[80] = 2 * (e.key in mine)
-        f[81] = 2 * (e is not actions.STOP and e.key not in mine)
-        f[82] = 2 * (e is actions.STOP and mine <= picked)
-        f[83] = 2 * (e is actions.STOP and not mine <= picked)
+        f[80] = WISH * (e.key in mine)
+        f[81] = WISH * (e is not actions.STOP and e.key not in mine)
+        f[82] = WISH * (e is actions.STOP and mine <= picked)
+        f[83] = WISH * (e is actions.STOP and not mine <= picked)
       elif score is not None:
-        f[84] = 2 * (score[i] == max(score))
-        f[85] = max(score[i] - max(score), -4)
+        f[84] = WISH * (score[i] == max(score))
+        f[85] = WISH / 2 * max(score[i] - max(score), -4)
       elif slot.type == "product":
-        f[87] = 2 * (e.key in unopened)
-        f[88] = 2 * (e.key in unopened[:1])
+        f[87] = WISH * (e.key in unopened)
+        f[88] = WISH * (e.key in unopened[:1])
       if slot.name == "reason":
-        f[90] = ("mistake" in str(e.value)) == mistake
-      f[89] = 2 * ((act.name, e.key) in state.failed)
+        f[90] = WISH * ("mistake" in str(e.value)) == mistake
+      f[95] = WISH * (i == best)
+      f[89] = WISH * ((act.name, e.key) in state.failed)
       if slot.type == "value" and e is not actions.STOP:
         user = _user_words(state)
         kind = _named([words(e.fields.get("kind", ""))], user)
         name = _named([words(e.fields.get("name", ""))], user)
-        f[91], f[92], f[93] = kind, kind * name, name
-        f[94] = (kind >= 1) * (name >= 1)
+        f[91:94] = WISH / 2 * np.array([kind, kind * name, name])
+        f[94] = WISH * (kind >= 1) * (name >= 1)
 
   def _similarity(self, state, options) -> list[float]:
     """max over user sentences of cos(candidate's words, sentence)."""
@@ -495,7 +505,12 @@ def flags(state: actions.State) -> np.ndarray:
   f[13] = not state.seen.of("user")
   f[14] = bool(state.seen.of("email")) and not state.seen.of("user")
   f[15] = bool(state.history) and state.history[-1][0] == "say:confirm"
-  return 2 * f
+  f[16] = "say:ask:name_zip" in said and not state.seen.of("zip")
+  f[17] = "say:ask:email" in said and not state.seen.of("email")
+  known = state.seen.of("zip") and state.seen.of("person")
+  f[18] = not state.seen.of("user") and bool(known)
+  f[19] = bool(state.failed) and not state.seen.of("user")
+  return WISH * f
 
 
 def _untried(state: actions.State, act: actions.Act) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jax_cl.tasks import entities
+from jax_cl.tasks.reading import flat
 
 # Verbs that stand for the first word of a tool's name.
 VERBS = {
@@ -33,11 +34,6 @@ class Mention(NamedTuple):
 
 
 NOWHERE = Mention(frozenset(), "", "")
-
-
-def flat(text: str) -> str:
-  """Lower case, "t-shirt" and "e-reader" in one word."""
-  return re.sub(r"\b([a-z])-([a-z]{3,})", r"\1\2", text.lower())
 
 
 def surfaces(e: entities.Entity) -> tuple[str, ...]:

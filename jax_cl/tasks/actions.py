@@ -351,13 +351,12 @@ class State:
     if len(found) <= MAX_CANDIDATES - 1:
       return found
     chosen = [e for es in self.picks.values() for e in es]
-    said = set(re.findall(r"[a-z]{3,}", " ".join(self.user_texts).lower()))
+    said = set(_words(" ".join(self.user_texts)))
 
     def rank_of(i: int) -> tuple:
       e = found[i]
       linked = any(related(e, c) for c in chosen)
-      text = " ".join(e.fields.values()).lower()
-      overlap = len(said & set(re.findall(r"[a-z]{3,}", text)))
+      overlap = len(said & set(_words(" ".join(e.fields.values()))))
       return (not linked, -overlap, -e.turn, i)
 
     rank = sorted(range(len(found)), key=rank_of)
@@ -493,6 +492,12 @@ class State:
       if e is not STOP and same_value(e.value, value, slot.fields):
         return i
     raise Unexpressible(f"{self.act.name}.{slot.name} = {value!r}")
+
+
+def _words(text: str) -> list[str]:
+  """Lower-case words of three letters or more; "T-Shirt" is "tshirt"."""
+  low = re.sub(r"\b([a-z])-([a-z]{3,})", r"\1\2", text.lower())
+  return [w.rstrip("s") for w in re.findall(r"[a-z]{3,}", low)]
 
 
 class Unexpressible(ValueError):

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import actions, speech, stream, telecom_manual
+from jax_cl.tasks import actions, reading, speech, stream, telecom_manual
 from jax_cl.tasks import env as env_lib
 from jax_cl.types import Decision, Episode, TaskSpec, Turn
 
@@ -105,7 +105,7 @@ def run(
     turn = None
     for index in path:
       choice = state.choice()
-      if record is not None:
+      if record is not None and not reading.contradicts(state, choice, index):
         decisions.append(record(state, choice, index))
       turn = state.choose(index)
     assert turn is not None, (name, arguments)
@@ -192,7 +192,11 @@ def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
       continue
     asked.add(call)
     if a.name == "get_product_details" and not _known(state, a):
-      yield "list_all_product_types", {}
+      listed = any(n == "list_all_product_types" for n, _ in state.history)
+      if not listed:
+        yield "list_all_product_types", {}
+      if not _known(state, a):
+        continue  # it is no product
     known = {k: v for k, v in actions.CONSTANTS.items() if k in a.arguments}
     yield a.name, {**_in_order(state, a.arguments), **known}
     if a.name == "transfer_to_human_agents":
@@ -247,18 +251,21 @@ def _known(state: actions.State, action: Any) -> bool:
 
 
 def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
-  seen = state.seen
   yield from _identify(state)
   yield from _each(state, "user", "get_user_details", "user_id")
   yield from _each(state, "order", "get_order_details", "order_id")
   yield from _hear_out(state)
-  for a in gold(spec):  # products whose variants will be chosen
-    if "new_item_ids" in a.arguments:
-      for item in _in_order(state, a.arguments)["item_ids"]:
-        yield from _open_product(state, item)
-  yield from _act_on_gold(spec, state, reads=True)
+  yield from _open_products(spec, state)
+  if _asks_of_products(spec):
+    yield from _act_on_gold(spec, state, reads=True)
   yield from _informs(spec, state)
   yield from _settle(spec, env, state)
+
+
+def _asks_of_products(spec: TaskSpec) -> bool:
+  """Gold looks at products though there is something to tell."""
+  criteria = stream.task(spec).evaluation_criteria
+  return bool(criteria and criteria.communicate_info)
 
 
 def _identify(state: actions.State) -> Plan:
@@ -274,7 +281,9 @@ def _identify(state: actions.State) -> Plan:
     yield "find_user_id_by_email", {"email": email.value}
   if not seen.of("user") and not seen.of("zip"):
     yield _say("ask:name_zip")
-  people = sorted(seen.of("person"), key=lambda e: -e.turn)
+  people = sorted(
+    seen.of("person"), key=lambda e: (e.fields.get("role") != "self", -e.turn)
+  )
   for zip_code in sorted(seen.of("zip"), key=lambda e: -e.turn):
     for person in people[:4]:
       if seen.of("user"):
@@ -283,16 +292,21 @@ def _identify(state: actions.State) -> Plan:
       yield "find_user_id_by_name_zip", arguments
 
 
-def _open_product(state: actions.State, item_id: str) -> Plan:
+def _open_products(spec: TaskSpec, state: actions.State) -> Plan:
+  """Products whose variants will be chosen, in the order they were seen in."""
+  items = state.seen.by_type.get("item", {})
+  key = actions.entities.key_of
+  links = {
+    link
+    for a in gold(spec) if "new_item_ids" in a.arguments
+    for i in a.arguments["item_ids"] if key(i) in items
+    for link in items[key(i)].links
+  }  # fmt: skip
   tool, slot = "get_product_details", "product_id"
-  used = state.used.get((tool, slot), set())
-  item = state.seen.by_type.get("item", {}).get(
-    actions.entities.key_of(item_id)
-  )
   for product in state.seen.of("product"):
-    if item and product.id in item.links and product.key not in used:
-      yield tool, {slot: product.value}
-      return
+    if product.id in links:
+      if product.key not in state.used.get((tool, slot), set()):
+        yield tool, {slot: product.value}
 
 
 def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:

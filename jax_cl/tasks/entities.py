@@ -154,13 +154,13 @@ class Seen:
         else f"{self.year}-{MONTHS[name[:3].lower()]:02d}-{int(day):02d}"
       )
       self.add("date", date, turn, "user")
-    for first, last in _PERSON.findall(text):
-      person = {"first_name": first, "last_name": last}
-      self.add("person", person, turn, "user")
+    for m in _PERSON.finditer(text):
+      person = {"first_name": m.group(1), "last_name": m.group(2)}
+      self.add("person", person, turn, "user", _role(text[: m.start()]))
     for user in re.findall(PATTERNS["user"], text):
       first, last = user.split("_")[:2]
       person = {"first_name": first.title(), "last_name": last.title()}
-      self.add("person", person, turn, "user")
+      self.add("person", person, turn, "user", {"role": "self"})
     for a1, a2, city, state, zip_code in _ADDRESS.findall(text):
       values = (a1, a2, city, state, "USA", zip_code)
       address = dict(zip(ADDRESS, values, strict=True))
@@ -291,6 +291,12 @@ class Seen:
           total = f"{sum(own):.2f}".removesuffix(".00")
           fields = {"kind": f"sum of {source.replace('_', ' ')} balances"}
           self.add("value", total, turn, "derived", fields, links)
+
+
+def _role(before: str) -> dict[str, str]:
+  """ "My name is", "I'm": the caller."""
+  own = re.search(r"\b(name is|name:|I am|I'm|i am|i'm|this is)\s*$", before)
+  return {"role": "self"} if own else {}
 
 
 def _is_number_id(x: Any) -> bool:

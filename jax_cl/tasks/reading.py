@@ -16,7 +16,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax_cl.agents import mentions
 from jax_cl.tasks import actions, entities
 
 # verb -> (what becomes of the thing, first word of the tool meant)
@@ -58,6 +57,11 @@ EXTREME = re.compile(r"\b(max\w*|min\w*|most|\w+est|least)\b")
 SKIP = ("name", "price", "available", "status", "value", "kind")
 
 
+def flat(text: str) -> str:
+  """Lower case, "t-shirt" and "e-reader" in one word."""
+  return re.sub(r"\b([a-z])-([a-z]{3,})", r"\1\2", text.lower())
+
+
 class Wish(NamedTuple):
   """An act that seems wanted, and what it is for."""
 
@@ -92,7 +96,7 @@ def read(state: actions.State) -> Reading:
 
 
 def _read(state: actions.State) -> Reading:
-  text = mentions.flat("\n".join(state.user_texts)) + "\n"
+  text = flat("\n".join(state.user_texts)) + "\n"
   orders = state.seen.of("order")
   if not orders:
     return Reading((), {}, text)
@@ -105,7 +109,7 @@ def _read(state: actions.State) -> Reading:
   }  # fmt: skip
   chosen = _choose(text, orders, items, inside, said)
   tools = [a for a in state.space.acts if a.write]
-  wishes: list[Wish] = _addresses(text, orders, inside, said, tools)
+  wishes: list[Wish] = _addresses(state, text, orders, inside, said, tools)
   for o in orders:
     for fate in ("replace", "remove"):
       own = tuple(
@@ -139,7 +143,7 @@ def _tool(tools: Sequence[actions.Act], fate: str, status: str) -> str | None:
 # -------------------------------------------------------------------- mentions
 def _ways(name: str) -> list[re.Pattern]:
   """Patterns for what a thing is called: head noun, or first word alone."""
-  words = re.findall(r"[a-z0-9]+", mentions.flat(name))
+  words = re.findall(r"[a-z0-9]+", flat(name))
   if not words:
     return []
   heads = [re.sub(r"(?<=[^s])s$", "", words[-1])]
@@ -162,7 +166,7 @@ def _places(text: str, names) -> dict[int, dict[str, int]]:
   """Position -> name -> how exactly it is named there."""
   out: dict[int, dict[str, int]] = {}
   for name in names:
-    words = re.findall(r"[a-z0-9]+", mentions.flat(name))
+    words = re.findall(r"[a-z0-9]+", flat(name))
     for way in _ways(name):
       for m in way.finditer(text):
         before = re.findall(r"[a-z0-9]+", text[max(0, m.start() - 30) : m.start()])
@@ -295,7 +299,7 @@ def _options(e: entities.Entity) -> dict[str, str]:
 
 def _says(text: str, value: str) -> bool:
   """A value of an option is spoken of, whole words; 'S' by 'small' too."""
-  v = mentions.flat(value)
+  v = flat(value)
   long = {"s": "small", "m": "medium", "l": "large", "xl": "extra large"}
   ways = [v, v.replace(" ", "-"), v.replace("-", " ")]
   ways += [v[:-1]] * (len(v) > 5 and v.endswith("s"))
@@ -322,7 +326,7 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
   """(order id, item key) -> fate."""
   out: dict[tuple[str, str], str] = {}
   kept = {k for k, ss in said.items() if any(s.fate == "keep" for s in ss)}
-  named = {o.id for o in orders if mentions.flat(o.id).lstrip("#") in text}
+  named = {o.id for o in orders if flat(o.id).lstrip("#") in text}
   only = {s.fate for ss in said.values() for s in ss if s.only}
   sweep = _sweeps(text, [s.at for ss in said.values() for s in ss])
   for fate, verb, about in sweep:
@@ -361,7 +365,7 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
         out[o.id, e.key] = s.fate
   cancels = [m.end() for m in re.finditer(r"\bcancel\w*\b", text)]
   for o in orders:  # an order named by its number alone
-    at = text.find(mentions.flat(o.id).lstrip("#"))
+    at = text.find(flat(o.id).lstrip("#"))
     whole = any(0 < at - c < 40 for c in cancels)
     if at >= 0 and whole and "pending" in o.fields.get("status", ""):
       for e in inside[o.id]:
@@ -406,14 +410,14 @@ def _fits(verb: str, fate: str, status: str, about: str) -> bool:
   }.get(verb, False)  # fmt: skip
 
 
-def _addresses(text, orders, inside, said, tools) -> list[Wish]:
+def _addresses(state, text, orders, inside, said, tools) -> list[Wish]:
   out = []
   if not re.search(
     r"\b(change|modify|update|correct|switch)\w*\b[^.]{0,80}\baddress", text
   ):
     return out
   pending = [o for o in orders if o.fields.get("status", "").startswith("pending")]
-  named = [o for o in pending if mentions.flat(o.id).lstrip("#") in text]
+  named = [o for o in pending if flat(o.id).lstrip("#") in text]
   near = [
     o for o in pending
     if any(
@@ -433,6 +437,12 @@ def _addresses(text, orders, inside, said, tools) -> list[Wish]:
   for a in tools:
     if a.tool.endswith("_address") and any(s.type == "order" for s in a.slots):
       out += [Wish(a.name, o) for o in of]
+  own = re.search(
+    r"\b(user|default)( default)? address\b(?! in| instead)", text
+  ) and not re.search(r"\bto (my|the) default\b[^.]*$", text)
+  for a in tools:
+    if own and a.tool.endswith("_address") and a.slots[0].type == "user":
+      out += [Wish(a.name, u) for u in state.seen.of("user")[:1]]
   return out
 
 
@@ -553,12 +563,12 @@ def _relative(text: str, own: str, values) -> str | None:
 
 def _from(text: str, value: str) -> bool:
   """The value is what it is now: "from blue", "the 17-inch laptop to ..."."""
-  v = re.escape(mentions.flat(value))
+  v = re.escape(flat(value))
   return bool(re.search(rf"(from|my|the|blue|your)\s+{v}\b[^.]*\b(to|for|into)\b", text))
 
 
 def _place(text: str, value: str) -> int:
-  at = text.find(mentions.flat(value).split(" ")[0])
+  at = text.find(flat(value).split(" ")[0])
   return at if at >= 0 else len(text)
 
 
@@ -576,13 +586,50 @@ def _size(text: str) -> float | None:
   return float(m.group()) if m else None
 
 
+# ------------------------------------------------------- who calls, and where to
+def caller(state: actions.State, options) -> int:
+  """The option that names the caller: not yet refused, "my name is", latest."""
+  refused = {key for _, key in state.failed}
+
+  def rank(i: int) -> tuple:
+    e = options[i]
+    return (e.key in refused, e.fields.get("role") != "self", -e.turn, i)
+
+  return min(range(len(options)), key=rank)
+
+
+_PLACES = {"nyc": "new york", "la": "los angeles", "dc": "washington dc"}
+
+
+def address(state: actions.State, options, text: str) -> int:
+  """The address that is told, or whose place or order is named."""
+  low = re.sub(
+    r"\b(nyc|la|dc)\b", lambda m: f"{m.group()} {_PLACES[m.group()]}", text
+  )
+  home = re.search(r"\b(default|original|profile|home)\b", low)
+  same = re.findall(r"(?:same as|of) order #?(w\d{7})", low)
+
+  def score(i: int) -> tuple:
+    e = options[i]
+    n = 3.0 * (e.source == "user")
+    n += 2.0 * (e.value.get("city", "?").lower() in low)
+    n += 2.0 * (str(e.value.get("zip", "?")) in low)
+    n += 2.0 * (e.value.get("address1", "?").lower() in low)
+    orders = [x for x in e.links if x.startswith("#")]
+    n += 1.0 * bool(home and not orders)
+    n += 3.0 * any(flat(x).lstrip("#") in same for x in orders)
+    return (n, -i)
+
+  return max(range(len(options)), key=score)
+
+
 # ------------------------------------------------------------------ what is left
 def open_wishes(state: actions.State) -> list[Wish]:
   """Wishes whose act has not been tried on their order."""
   out = []
   for w in read(state).wishes:
-    tried = state.used.get((w.act, "order_id"), set())
-    if w.order.key not in tried:
+    slot = "user_id" if w.order.type == "user" else "order_id"
+    if w.order.key not in state.used.get((w.act, slot), set()):
       out.append(w)
   return out
 
@@ -598,3 +645,34 @@ def unopened(state: actions.State) -> list[entities.Entity]:
   return [
     p for p in state.seen.of("product") if p.id in links and p.key not in tried
   ]
+
+
+def contradicts(
+  state: actions.State, choice: actions.Choice, index: int
+) -> bool:
+  """A demonstrated choice that what was said does not ask for.
+
+  Gold may follow from what this user never reveals, or from what these rules
+  do not understand. To clone it would teach that what is said does not matter.
+  """
+  if not state.seen.of("order"):
+    return False
+  wishes = open_wishes(state)
+  option = choice.options[index]
+  if choice.slot is None:
+    if option.name == "say:done":
+      return bool(wishes)
+    return option.write and option.name not in {w.act for w in wishes}
+  if not state.act.write:
+    return False
+  mine = [w for w in wishes if w.act == state.act.name]
+  if choice.slot.type in ("order", "user"):
+    return option.key not in {w.order.key for w in mine}
+  picked = {e.key for es in state.picks.values() for e in es}
+  if choice.slot.type == "item":
+    own = next((w for w in mine if w.order.key in picked), None)
+    wanted = {e.key for e in own.items} if own else set()
+    if option is actions.STOP:
+      return not wanted <= picked
+    return option.key not in wanted
+  return False
