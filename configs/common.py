@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
       "optim": {
         "name": "adam",
         "lr": 1e-3,
+        "pg_lr": 0.0,  # of the policy-gradient steps; 0: the same
         "schedule": "constant",
         "warmup": 0,
         "clip": 0.0,

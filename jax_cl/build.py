@@ -87,7 +87,8 @@ def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:
   """The run's compiled functions; nothing compiles before they are called."""
   options = config.optim.to_dict()
   reset = options.pop("reset")
-  options["steps"] = max((s.steps for s in what.stages), default=1)
+  longest = max(what.stages, key=lambda s: s.steps)
+  options |= {"steps": longest.steps, "clone_steps": longest.clone_steps}
   return update.make(
     what.agent,
     how,

@@ -52,3 +52,9 @@ def test_cosine_ends_at_0():
 def test_refused(options, message):
   with pytest.raises(ValueError, match=message):
     optim.make(**options)
+
+
+def test_policy_gradient_steps_have_a_rate_of_their_own():
+  tx = optim.make(name="sgd", lr=1.0, pg_lr=0.1, steps=4, clone_steps=2)
+  for n, want in enumerate([1.0, 2.0, 2.1, 2.2], 1):
+    np.testing.assert_allclose(step(tx, jnp.ones(1), n), [-want], rtol=1e-6)
