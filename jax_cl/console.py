@@ -143,6 +143,8 @@ class Console:
       if _is_number(value):
         ends = f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
         self.say(f"{name:<24} {value: .4f}{ends}")
+    for name, value in (results.get("summary") or {}).items():
+      self.say(f"{name:<24} {value: .4f}")
     if scores.get("intervals"):
       self.say("(brackets: 95% bootstrap over tasks; several runs: compare)")
     self.say(

@@ -638,9 +638,18 @@ def recompute(
   """Writes `results.json` anew from the raw logs, and returns it."""
   rows, run = load(workdir)
   out = jsonable(results(rows, run, resamples))
+  if summary := _summary_row(pathlib.Path(workdir) / "metrics.jsonl"):
+    out["summary"] = summary
   path = pathlib.Path(workdir) / "results.json"
   path.write_text(json.dumps(out, indent=1) + "\n")
   return out
+
+
+def _summary_row(path: pathlib.Path) -> dict[str, float]:
+  """What the problem said of the finished run (`Problem.summary`)."""
+  lines = path.read_text().splitlines() if path.exists() else []
+  rows = [json.loads(x) for x in lines if '"summary"' in x]
+  return rows[-1]["summary"] if rows else {}
 
 
 def jsonable(x: Any) -> Any:

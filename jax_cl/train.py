@@ -70,6 +70,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     with _deferred_interrupts() as hold:
       try:
         one.stream(hold)
+        one.summary()
       except KeyboardInterrupt:
         console.say(
           f"\nInterrupted; saved in {files.path}. The same command goes on "
@@ -151,6 +152,15 @@ class _Run:
       self.place = Place(k + 1)
       self.save()
     self.timing("evaluate", k, began)
+
+  def summary(self) -> None:
+    """What the problem says of the whole run, and of this process's work."""
+    values = self.what.summary(self.view(), self.frozen)
+    if values:
+      self.write({"phase": "run", "step": self.total(), "summary": values})
+      self.files.flush()
+    if note := self.what.note():
+      self.console.say(note)
 
   def experience(self, k: int, n: int, demos):
     """(batch, episodes) of a step: demonstrations first, then its own."""

@@ -121,3 +121,11 @@ class Problem(Protocol):
     boolean goes into `episodes.jsonl`.
     """
     ...
+
+  def summary(self, params: PyTree, frozen: PyTree) -> Mapping[str, float]:
+    """Figures of the finished run that are not of one stage; may be empty."""
+    ...
+
+  def note(self) -> str:
+    """A line on this process's work (tokens sent), or ""; not logged."""
+    ...

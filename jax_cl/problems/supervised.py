@@ -106,6 +106,12 @@ class Supervised:
     rows = batching.rows(episodes, adv, places, tasks, spec)
     return batching.fit(rows, self._batch_size, seed)
 
+  def summary(self, params, frozen):
+    return {}
+
+  def note(self):
+    return ""
+
   def evaluate(self, params, frozen, domain, split, seed, trials, stage):
     x, y = self._data[self.domains.index(domain)][split]
     key = jax.random.key(seed)

@@ -35,6 +35,7 @@ class Tau2:
     seed: int,
     batch_size: int,
     domains: Sequence[stream.Domain],
+    curriculum: str,
     stages: tuple[types.Stage, ...],
     agent_args: Mapping[str, Any],
     embedder: Mapping[str, Any],
@@ -52,7 +53,7 @@ class Tau2:
     protocol_args: Mapping[str, Any],
     max_eval_tasks: int | None,
   ):
-    self.stages = stages
+    self.stages, self._curriculum = stages, curriculum
     self.domains = tuple(d.name for d in domains)
     self._domains = {d.name: d for d in domains}
     self._place = {name: i for i, name in enumerate(self.domains)}
@@ -107,7 +108,7 @@ class Tau2:
     except by luck.
     """
     out: dict[str, Any] = {
-      "curriculum": "+".join(dict.fromkeys(s.name for s in self.stages)),
+      "curriculum": self._curriculum,
       "protocol": protocol.describe(
         self.domains,
         max_turns=self._max_turns,
@@ -266,11 +267,10 @@ class Tau2:
     shared = sum(int((x > 1).sum()) for x in leaves)
     return {"shared_parameters": shared / sum(x.size for x in leaves)}
 
-  @property
-  def notes(self) -> str:
-    """What a person may want to know of this process's work."""
+  def note(self) -> str:
+    """How much the frozen LLM had to read: 0 tokens with a warm cache."""
     sent, cut = self.embedder.tokens_sent, self.embedder.truncated
-    return f"{self.embedder.name}: {sent:,} tokens sent, {cut} texts cut"
+    return f"Embedder {self.embedder.name}: {sent:,} tokens sent, {cut} cut"
 
   # -------------------------------------------------------------- evaluation
   def evaluate(self, params, frozen, domain, split, seed, trials, stage):
@@ -439,6 +439,7 @@ def make(
     seed=seed,
     batch_size=batch_size,
     domains=[_cut(stream.load(d, **where), max_eval_tasks) for d in domains],
+    curriculum=curriculum,
     stages=stages,
     agent_args=agent.get("args", {}),
     embedder={"name": embedder, **(embedder_args or {})},

@@ -169,6 +169,20 @@ def _short(x: Any) -> str:
   return ", ".join(map(_short, x)) if isinstance(x, list) else str(x)
 
 
+def summary(values: Mapping[str, float]) -> list[Block]:
+  """Figures of the whole run (`Problem.summary`)."""
+  return [
+    Text(f"`{name}` {value:.3f}: {MEANING.get(name, '')}".rstrip(": "))
+    for name, value in values.items()
+  ]
+
+
+MEANING = {
+  "shared_parameters": "the share of parameters that demonstrations of two or "
+  "more domains move; what one alone moves, no other makes it forget.",
+}
+
+
 def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
   """The report of one run."""
   split = "test" if "test" in results else "val"
@@ -196,6 +210,7 @@ def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
     Heading("Transfer"),
     metric_table(scores),
     Text(NOTES),
+    *summary(results.get("summary") or {}),
     Text(
       "Intervals are a bootstrap over tasks; one run says nothing of the "
       "spread between seeds and orders, which `python -m jax_cl.compare` "
