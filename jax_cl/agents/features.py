@@ -37,8 +37,8 @@ FLAGS = 20  # named facts about the episode
 BUCKETS = 16  # hashed categorical fields of a candidate
 # Weights of few and telling features must move as fast as those of the many
 # directions of a hidden state, under one learning rate.
-WISH = 5.0
-PHI = 0.3
+WISH = 12.0
+PHI = 1.0
 NUMERIC = 96  # the named features below
 WIDTH = NUMERIC + BUCKETS  # Dc
 _WORD = re.compile(r"[a-z0-9]+")
@@ -242,6 +242,7 @@ class Featurizer:
       sims = (self.act_vectors[:, : self.linear] @ said.T).max(1)
     matters = _open_matters(state)
     wishes, unopened = reading.open_wishes(state), reading.unopened(state)
+    readable = bool(state.seen.of("order") or state.seen.of("reservation"))
     out = np.zeros((len(self.space), WIDTH), np.float32)
     for i, act in enumerate(self.space.acts):
       if not mask[i]:
@@ -270,6 +271,8 @@ class Featurizer:
       f[19] = act.write
       f[20] = act.tool == "done" and not asked
       f[21] = act.tool == "done" and bool(asked)
+      if not readable:
+        continue
       wanted = [w.act == act.name for w in wishes]
       f[22] = WISH * (wanted[:1] == [True])
       f[23] = WISH * any(wanted)
@@ -436,7 +439,8 @@ class Featurizer:
       scope = reading.read(state).scopes.get(aligned.key) or text
       like = reading.like_of(state, aligned, scope)
       score = reading.variant_scores(options, aligned, scope, like)
-    mistake = bool(re.search(r"\bby (mistake|accident)|accidental|mistaken", text))
+    slip = r"\bby (mistake|accident)|accidental|mistaken"
+    mistake = bool(re.search(slip, text))
     best = None
     if slot.type in ("person", "zip", "email", "user"):
       best = reading.caller(state, options)
@@ -444,10 +448,10 @@ class Featurizer:
       best = reading.address(state, options, text)
     for i, e in enumerate(options):
       f = out[i]
-      if slot.type == "order" and wishes:
+      if slot.type in ("order", "reservation", "user") and wishes:
         f[78] = WISH * (e.key == orders[0])
         f[79] = WISH * (e.key in orders)
-      elif slot.type == "item" and own:
+      elif slot.type in ("item", "number") and own:
         f[80] = WISH * (e.key in mine)
         f[81] = WISH * (e is not actions.STOP and e.key not in mine)
         f[82] = WISH * (e is actions.STOP and mine <= picked)
@@ -482,24 +486,37 @@ class Featurizer:
     ]
 
 
+def _readable(state: actions.State) -> bool:
+  """Things that wishes can be about have been seen, or a caller is sought."""
+  return bool(
+    state.seen.of("order") or state.seen.of("reservation")
+    or state.seen.of("zip") or state.seen.of("person") or state.seen.of("email")
+    or "say:ask:name_zip" in {name for name, _ in state.history}
+  )  # fmt: skip
+
+
 def flags(state: actions.State) -> np.ndarray:
   """Named facts that decide what comes next, float32[FLAGS]."""
   f = np.zeros(FLAGS, np.float32)
   said = {name for name, _ in state.history}
-  wishes, unopened = reading.open_wishes(state), reading.unopened(state)
-  text = reading.read(state).text
   f[0] = state.heard_out
   f[1] = "say:ask:details" in said
   f[2] = "say:confirm" in said
+  f[8] = bool(state.errors) and state.errors[-1]
+  f[9] = sum(state.errors) > 2
+  f[10] = "say:inform" in said
+  if not _readable(state):
+    return WISH * f
+  wishes, unopened = reading.open_wishes(state), reading.unopened(state)
+  text = reading.read(state).text
   f[3] = bool(unopened)
   f[4] = bool(wishes)
   f[5] = bool(wishes) and state.heard_out and not unopened
   f[6] = bool(wishes) and "say:confirm" in said
   f[7] = not wishes and "say:confirm" in said
-  f[8] = bool(state.errors) and state.errors[-1]
-  f[9] = sum(state.errors) > 2
-  f[10] = "say:inform" in said
-  ask = re.search(r"\b(know|how (much|many)|total|tracking|price of|ask)\b", text)
+  ask = re.search(
+    r"\b(know|how (much|many)|total|tracking|price of|ask)\b", text
+  )
   f[11] = ask is not None
   f[12] = ask is not None and not f[10]
   f[13] = not state.seen.of("user")

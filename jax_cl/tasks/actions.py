@@ -287,6 +287,7 @@ class State:
     self.used: dict[tuple[str, str], set[str]] = {}  # (act, slot) -> keys
     self.written: set[str] = set()  # keys given to acts that change things
     self.memo: dict[str, Any] = {}  # features keep here what is slow to make
+    self.results: set[str] = set()  # tool outputs that were read
     self.heard_out = False  # asked for more, the user had nothing new
     self.last_arguments: list[tuple[str, str]] = []
     self.failed: set[tuple[str, str]] = set()  # (act, key of an argument)
@@ -319,7 +320,8 @@ class State:
           self.errors[-1] = t.error
           if t.error:
             self.failed.update(self.last_arguments)
-        if not t.error:
+        if not t.error and content not in self.results:
+          self.results.add(content)  # a loop of one call must not grow
           tool = self.history[-1][0] if self.history else ""
           self.seen.read_result(content, self.turn, tool)
 

@@ -267,6 +267,10 @@ class Seen:
       free = [v for v in obj["variants"].values() if v.get("available")]
       fields = {"kind": "available options", "name": name}
       self.add("value", str(len(free)), turn, "derived", fields, links)
+    if isinstance(people := obj.get("passengers"), list):
+      if (id := obj.get("reservation_id")) is not None:
+        fields = {"passengers": str(len(people))}
+        self.add("reservation", id, turn, "tool", fields)
     for k in ("items", "flights"):
       prices = [x["price"] for x in obj.get(k, ()) if "price" in x]
       if prices:

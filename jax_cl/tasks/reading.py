@@ -99,7 +99,7 @@ def _read(state: actions.State) -> Reading:
   text = flat("\n".join(state.user_texts)) + "\n"
   orders = state.seen.of("order")
   if not orders:
-    return Reading((), {}, text)
+    return Reading(tuple(_bookings(state, text)), {}, text)
   items = state.seen.of("item")
   states = {o.id: o.fields.get("status", "") for o in orders}
   status = lambda e: [states[x] for x in e.links if x in states]
@@ -112,9 +112,7 @@ def _read(state: actions.State) -> Reading:
   wishes: list[Wish] = _addresses(state, text, orders, inside, said, tools)
   for o in orders:
     for fate in ("replace", "remove"):
-      own = tuple(
-        e for e in inside[o.id] if chosen.get((o.id, e.key)) == fate
-      )
+      own = tuple(e for e in inside[o.id] if chosen.get((o.id, e.key)) == fate)
       act = _tool(tools, fate, o.fields.get("status", "")) if own else None
       if act:
         wishes.append(Wish(act, o, own))
@@ -169,7 +167,9 @@ def _places(text: str, names) -> dict[int, dict[str, int]]:
     words = re.findall(r"[a-z0-9]+", flat(name))
     for way in _ways(name):
       for m in way.finditer(text):
-        before = re.findall(r"[a-z0-9]+", text[max(0, m.start() - 30) : m.start()])
+        before = re.findall(
+          r"[a-z0-9]+", text[max(0, m.start() - 30) : m.start()]
+        )
         exact = len(set(words[:-1]) & set(before[-2:]))
         exact += any(w.startswith(m.group()[:4]) for w in words)
         at = out.setdefault(m.start(), {})
@@ -196,7 +196,9 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
       continue  # "the backpack I received with the vacuum cleaner"
     start = max([e for e in ends if e < p], default=0)
     stop = min(e for e in ends if e >= p)
-    later = next((q for q in starts[n + 1 :] if not known[p] & known[q]), len(text))
+    later = next(
+      (q for q in starts[n + 1 :] if not known[p] & known[q]), len(text)
+    )
     after = min(later, _third(ends, p))
     if later < len(text) and re.search(
       r"^\S+(\s\S+)?,?( and| or|,)( the| my| your| a)?\s*(\w+\s){0,2}$",
@@ -219,7 +221,9 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
     word = re.match(r"\w+( \w+)?", text[p:]).group()
     several = re.search(r"\b(all|both|every)\b[\w ]{0,25}$", text[:p])
     for name in known[p]:
-      own = _timely(names[name], status, verb, text[max(start, p - 25) : p + 45])
+      own = _timely(
+        names[name], status, verb, text[max(start, p - 25) : p + 45]
+      )
       which = re.findall(r"\b(?:more|most|less|least) expensive one", text)
       if which and len(own) > 1 and "expensive" not in about:
         about = f"{about} {which[-1]}"
@@ -227,7 +231,18 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
         own = _which(own, about, word)
       for e in own:
         out.setdefault(e.key, []).append(
-          Said(p, fate, verb, bool(only), scope, bool(_DECLINE.search(text[start:ends[min(ends.index(stop) + 1, len(ends) - 1)]])))
+          Said(
+            p,
+            fate,
+            verb,
+            bool(only),
+            scope,
+            bool(
+              _DECLINE.search(
+                text[start : ends[min(ends.index(stop) + 1, len(ends) - 1)]]
+              )
+            ),
+          )
         )
   return out
 
@@ -265,12 +280,20 @@ def _verb_of(text, verbs, start: int, p: int, stop: int) -> tuple[str, str]:
       before = before[:-1] or [last]
       last = before[-1]
     return last[1], last[2]
-  after = [v for v in verbs if p < v[0] <= stop and v[1] in ("remove", "replace")]
+  after = [
+    v for v in verbs if p < v[0] <= stop and v[1] in ("remove", "replace")
+  ]
   after = after or [v for v in verbs if p < v[0] <= stop and v[1] == "look"]
   if after:
     return after[0][1], after[0][2]
-  near = [v for v in verbs if stop < v[0] < stop + 120 and v[1] in ("remove", "replace")]
-  if near and re.search(r"\b(it|them|one|this|that)\b", text[near[0][0] : near[0][0] + 40]):
+  near = [
+    v
+    for v in verbs
+    if stop < v[0] < stop + 120 and v[1] in ("remove", "replace")
+  ]
+  if near and re.search(
+    r"\b(it|them|one|this|that)\b", text[near[0][0] : near[0][0] + 40]
+  ):
     return near[0][1], near[0][2]
   earlier = [v for v in verbs if v[0] < start]
   return (earlier[-1][1], earlier[-1][2]) if earlier else ("", "")
@@ -358,7 +381,9 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
       continue
     homes = [o for o in orders if o.id in e.links]
     best = [o for o in homes if o.id in named] or homes
-    fit = [o for o in best if _fits(s.verb, s.fate, o.fields.get("status", ""), "")]
+    fit = [
+      o for o in best if _fits(s.verb, s.fate, o.fields.get("status", ""), "")
+    ]
     for o in (fit or best)[:1]:
       out.setdefault((o.id, e.key), s.fate)
       if not sweep:
@@ -416,19 +441,25 @@ def _addresses(state, text, orders, inside, said, tools) -> list[Wish]:
     r"\b(change|modify|update|correct|switch)\w*\b[^.]{0,80}\baddress", text
   ):
     return out
-  pending = [o for o in orders if o.fields.get("status", "").startswith("pending")]
+  pending = [
+    o for o in orders if o.fields.get("status", "").startswith("pending")
+  ]
   named = [o for o in pending if flat(o.id).lstrip("#") in text]
   near = [
-    o for o in pending
+    o
+    for o in pending
     if any(
       "address" in text[s.at : s.at + 60]
-      for e in inside[o.id] for s in said.get(e.key, ())
+      for e in inside[o.id]
+      for s in said.get(e.key, ())
     )
   ]
   spoken = near or [
-    o for o in pending
+    o
+    for o in pending
     if any(
-      s.fate in ("replace", "remove") for e in inside[o.id]
+      s.fate in ("replace", "remove")
+      for e in inside[o.id]
       for s in said.get(e.key, ())
     )
   ]
@@ -446,6 +477,57 @@ def _addresses(state, text, orders, inside, said, tools) -> list[Wish]:
   return out
 
 
+# --------------------------------------------------------------------- bookings
+NOW = "2024-05-15T15:00:00"  # the clock of tau2's airline policy
+DAY_AGO = "2024-05-14T15:00:00"
+_COVERED = re.compile(r"\b(sick|ill|health|medical|doctor|hospital|weather)\b")
+
+
+def _bookings(state: actions.State, text: str) -> list[Wish]:
+  """Reservations that are to be cancelled and, by the policy, may be."""
+  out: list[Wish] = []
+  trips = state.seen.of("reservation")
+  known = [t for t in trips if t.fields.get("cabin")]
+  acts = {a.tool: a.name for a in state.space.acts}
+  cancel = re.search(r"\bcancel(?!led|lation|ed)", text)
+  refused = re.search(
+    r"not want to cancel the flight\b(?! if)|cancel the insurance", text
+  )
+  if cancel and not refused and "cancel_reservation" in acts:
+    named = [t for t in known if t.id.lower() in text]
+    every = re.search(
+      r"\ball (of )?(my|the)\b[^.]*\b(flight|reserv|trip)", text
+    )
+    alone = re.search(
+      r"\bonly (have|has) one passenger|\bone passenger\b", text
+    )
+    for t in named or (known if every else []):
+      if alone and t.fields.get("passengers", "1") != "1":
+        continue
+      if _cancellable(t, text, bool(named)):
+        out.append(Wish(acts["cancel_reservation"], t))
+  return out
+
+
+def _cancellable(t: entities.Entity, text: str, named: bool) -> bool:
+  """The airline's rule: fresh, business, or insured for what happened.
+
+  Of "all upcoming" ones, those that have not been flown; whoever gives up all
+  of them was not asked why, so that insurance is enough.
+  """
+  dates = t.fields.get("date", "").split("; ")
+  if not named:
+    if any(d[:10] < NOW[:10] for d in dates if d):
+      return False
+    if t.fields.get("insurance") == "yes":
+      return True
+  return (
+    t.fields.get("created_at", "") > DAY_AGO
+    or t.fields.get("cabin") == "business"
+    or (t.fields.get("insurance") == "yes" and bool(_COVERED.search(text)))
+  )
+
+
 # --------------------------------------------------------------------- variants
 def variant_scores(
   options: Sequence[entities.Entity],
@@ -460,14 +542,18 @@ def variant_scores(
   item it shall be the same as.
   """
   fit = [
-    e is not actions.STOP and bool(e.links & old.links)
-    and e.fields.get("available") != "False" for e in options
+    e is not actions.STOP
+    and bool(e.links & old.links)
+    and e.fields.get("available") != "False"
+    for e in options
   ]
   mine = _options(old)
   spoken: dict[str, dict[str, float]] = {}
   low = _digits(re.sub(r"\binstead of [^,.]*", " ", scope))
   for key, own in mine.items():
-    values = {e.fields.get(key, "") for e, k in zip(options, fit, strict=True) if k}
+    values = {
+      e.fields.get(key, "") for e, k in zip(options, fit, strict=True) if k
+    }
     for v in values:
       if v and _says(low, v) and not (v == own and _from(low, v)):
         spoken.setdefault(key, {})[v] = float(_place(low, v))
@@ -478,7 +564,9 @@ def variant_scores(
       spoken[key] = {v: spoken[key][v] for v in near}
   for key in list(spoken):  # "high ventilation" is not said of the size
     if all(
-      any(v.lower() in low and f"{v.lower()} {k}" in low for k in mine if k != key)
+      any(
+        v.lower() in low and f"{v.lower()} {k}" in low for k in mine if k != key
+      )
       for v in spoken[key]
     ):
       del spoken[key]
@@ -493,7 +581,8 @@ def variant_scores(
   free = cheap or dear or "do not care" in low or "don't care" in low
   prices = [
     float(e.fields.get("price", 0) or 0)
-    for e, k in zip(options, fit, strict=True) if k
+    for e, k in zip(options, fit, strict=True)
+    if k
   ]
   span = (max(prices) - min(prices)) if prices else 0.0
   out = []
@@ -531,7 +620,7 @@ def variant_scores(
 def like_of(
   state: actions.State, old: entities.Entity, scope: str
 ) -> entities.Entity | None:
-  """"The same type as the one I just ordered": the other item of the name."""
+  """ "The same type as the one I just ordered": the other item of the name."""
   if not re.search(
     r"\b(type|kind|same|one)\b[^.]{0,20}\b(i|you)\b[^.]{0,12}"
     r"\b(ordered|received|bought|have)\b", scope,
@@ -545,7 +634,7 @@ def like_of(
 
 
 def _digits(text: str) -> str:
-  """"two-piece" is "2-piece"."""
+  """ "two-piece" is "2-piece"."""
   for n, w in enumerate("two three four five six".split(), 2):
     text = re.sub(rf"\b{w}\b", str(n), text)
   return text
@@ -564,7 +653,9 @@ def _relative(text: str, own: str, values) -> str | None:
 def _from(text: str, value: str) -> bool:
   """The value is what it is now: "from blue", "the 17-inch laptop to ..."."""
   v = re.escape(flat(value))
-  return bool(re.search(rf"(from|my|the|blue|your)\s+{v}\b[^.]*\b(to|for|into)\b", text))
+  return bool(
+    re.search(rf"(from|my|the|blue|your)\s+{v}\b[^.]*\b(to|for|into)\b", text)
+  )
 
 
 def _place(text: str, value: str) -> int:
@@ -628,7 +719,7 @@ def open_wishes(state: actions.State) -> list[Wish]:
   """Wishes whose act has not been tried on their order."""
   out = []
   for w in read(state).wishes:
-    slot = "user_id" if w.order.type == "user" else "order_id"
+    slot = f"{w.order.type}_id"
     if w.order.key not in state.used.get((w.act, slot), set()):
       out.append(w)
   return out
@@ -655,21 +746,27 @@ def contradicts(
   Gold may follow from what this user never reveals, or from what these rules
   do not understand. To clone it would teach that what is said does not matter.
   """
-  if not state.seen.of("order"):
-    return False
+  kinds = ("order", "user", "reservation")
+  bound = {"cancel_reservation"}
+  if not state.seen.of("order") and not state.seen.of("reservation"):
+    return False  # no such thing in this domain
   wishes = open_wishes(state)
   option = choice.options[index]
   if choice.slot is None:
     if option.name == "say:done":
       return bool(wishes)
+    if not state.seen.of("order") and option.name not in bound:
+      return False  # these rules know of no other wish
     return option.write and option.name not in {w.act for w in wishes}
   if not state.act.write:
     return False
+  if not state.seen.of("order") and state.act.name not in bound:
+    return False
   mine = [w for w in wishes if w.act == state.act.name]
-  if choice.slot.type in ("order", "user"):
+  if choice.slot.type in kinds:
     return option.key not in {w.order.key for w in mine}
   picked = {e.key for es in state.picks.values() for e in es}
-  if choice.slot.type == "item":
+  if choice.slot.type in ("item", "number"):
     own = next((w for w in mine if w.order.key in picked), None)
     wanted = {e.key for e in own.items} if own else set()
     if option is actions.STOP:
