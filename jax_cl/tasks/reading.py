@@ -405,7 +405,7 @@ def _sweeps(text: str, named: list[int]) -> list[tuple[str, str, str]]:
   out = []
   for m in _ALL.finditer(text):
     p = m.end()
-    if any(p <= q < p + 18 for q in named):
+    if m.group() != "everything" and any(p <= q < p + 18 for q in named):
       continue  # "all bookshelves" is a mention
     about = text[p : p + 60]
     if re.match(

@@ -1,0 +1,136 @@
+"""What the user wants done is read off hand-made dialogues."""
+
+import json
+
+import pytest
+
+from jax_cl.tasks import actions, demos, reading, stream
+from jax_cl.types import Turn
+
+
+@pytest.fixture(scope="module")
+def space():
+  domain = stream.load("retail")
+  return actions.ActSpace([domain], {"retail": demos.vocabulary(domain)})
+
+
+def item(id, name, product, **options):
+  return {
+    "name": name, "product_id": product, "item_id": id, "price": 10.0,
+    "options": options,
+  }  # fmt: skip
+
+
+def order(id, status, *items):
+  return {
+    "order_id": id, "user_id": "ann_lee_1234", "status": status,
+    "items": list(items),
+  }  # fmt: skip
+
+
+def state_of(space, said, *orders):
+  state = actions.State(space)
+  state.observe([Turn("user", content=said)])
+  for o in orders:
+    turn = Turn("tool", content=json.dumps(o), requestor="assistant")
+    state.observe([turn])
+  return state
+
+
+LAMP = item("1000000001", "Desk Lamp", "2000000001", color="black", power="AC")
+MUG = item("1000000002", "Water Bottle", "2000000002", capacity="500ml")
+BOOT = item("1000000003", "Hiking Boots", "2000000003", size="9")
+
+
+def wishes(state):
+  return {
+    (w.act, w.order.value): {e.value for e in w.items}
+    for w in reading.read(state).wishes
+  }
+
+
+def test_a_verb_and_the_state_of_the_order_name_the_tool(space):
+  said = "I want to return the lamp and cancel the boots."
+  state = state_of(
+    space, said, order("#W0000001", "delivered", LAMP, MUG),
+    order("#W0000002", "pending", BOOT),
+  )  # fmt: skip
+  assert wishes(state) == {
+    ("return_delivered_order_items", "#W0000001"): {"1000000001"},
+    ("cancel_pending_order", "#W0000002"): {"1000000003"},
+  }
+
+
+def test_all_but_one(space):
+  said = "I want to return everything except the lamp."
+  state = state_of(
+    space, said, order("#W0000001", "delivered", LAMP, MUG, BOOT)
+  )
+  assert wishes(state) == {
+    ("return_delivered_order_items", "#W0000001"): {"1000000002", "1000000003"}
+  }
+
+
+def test_only_takes_back_the_rest(space):
+  said = "I want to exchange the bottle and the lamp."
+  state = state_of(space, said, order("#W0000001", "delivered", LAMP, MUG))
+  assert len(reading.read(state).wishes[0].items) == 2
+  state.observe([Turn("user", content="Only exchange the lamp.")])
+  assert wishes(state) == {
+    ("exchange_delivered_order_items", "#W0000001"): {"1000000001"}
+  }
+
+
+def test_to_ask_about_a_thing_is_no_wish(space):
+  said = "I want to know how many lamp options there are."
+  state = state_of(space, said, order("#W0000001", "delivered", LAMP))
+  assert wishes(state) == {}
+
+
+@pytest.mark.parametrize(
+  "said, best",
+  [
+    ("to a bigger one", 1), ("to a smaller one", 0),
+    ("to the cheapest one", 2), ("to a red one", 3),
+  ],
+)  # fmt: skip
+def test_variants_answer_comparatives_prices_and_values(space, said, best):
+  old = item("1000000002", "Water Bottle", "2000000002",
+             capacity="500ml", color="blue")  # fmt: skip
+  rows = [
+    ("250ml", "blue", 12, True), ("750ml", "blue", 12, True),
+    ("500ml", "green", 3, True), ("500ml", "red", 12, True),
+    ("1000ml", "red", 1, False),
+  ]  # fmt: skip
+  variants = {
+    f"300000000{i}": {
+      "item_id": f"300000000{i}", "available": free, "price": price,
+      "options": {"capacity": size, "color": color},
+    }
+    for i, (size, color, price, free) in enumerate(rows)
+  }  # fmt: skip
+  state = state_of(space, "Hi.", order("#W0000001", "delivered", old))
+  product = {"name": "Water Bottle", "product_id": "2000000002",
+             "variants": variants}  # fmt: skip
+  state.observe([Turn("tool", content=json.dumps(product))])
+  options = state.seen.of("variant")
+  thing = state.seen.of("item")[0]
+  scores = reading.variant_scores(options, thing, said)
+  assert scores.index(max(scores)) == best
+  assert scores[4] == 0  # it is not available
+
+
+def test_demonstrated_acts_nobody_asked_for_contradict(space):
+  state = state_of(
+    space, "I want to return the lamp.",
+    order("#W0000001", "delivered", LAMP, MUG),
+  )  # fmt: skip
+  choice = state.choice()
+  at = space.index
+  assert reading.contradicts(state, choice, at["say:done"])
+  assert reading.contradicts(
+    state, choice, at["exchange_delivered_order_items"]
+  )
+  assert not reading.contradicts(
+    state, choice, at["return_delivered_order_items"]
+  )
