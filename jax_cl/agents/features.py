@@ -33,7 +33,7 @@ BLOCKS = (
 # report lines would make each line's weight sixty times harder to learn.
 SCALE = {"reports": 6.0, "done": 2.0, "open": 2.0}
 LEDGER = 32  # hashed (type, status) of what was named and not yet acted on
-FLAGS = 20  # named facts about the episode
+FLAGS = 23  # named facts about the episode
 BUCKETS = 16  # hashed categorical fields of a candidate
 # Weights of few and telling features must move as fast as those of the many
 # directions of a hidden state, under one learning rate.
@@ -57,6 +57,12 @@ CUES = (
   re.compile(r"\b(cheap\w*|save|lowest price|least expensive)\b"),
   re.compile(r"\b(most expensive|expensive|lottery)\b"),
 )  # fmt: skip
+# What a call is about: trips, parcels, phones.
+TOPICS = (
+  re.compile(r"\b(flights?|reservations?|trips?|fly|tickets?|airline|booked)\b"),
+  re.compile(r"\b(orders?|ordered|items?|exchange|return|delivered|bought)\b"),
+  re.compile(r"\b(phone|data|mms|signal|internet|sim|service|line)\b"),
+)
 ALL = re.compile(r"\b(all|every|everything|both|entire)\b")
 EXCEPT = re.compile(r"\b(?:except|but not|other than|keep|besides)\b(.*)")
 
@@ -505,6 +511,8 @@ def flags(state: actions.State) -> np.ndarray:
   f[8] = bool(state.errors) and state.errors[-1]
   f[9] = sum(state.errors) > 2
   f[10] = "say:inform" in said
+  for k, topic in enumerate(TOPICS):
+    f[20 + k] = any(topic.search(t.lower()) for t in state.user_texts)
   if not _readable(state):
     return WISH * f
   wishes, unopened = reading.open_wishes(state), reading.unopened(state)
