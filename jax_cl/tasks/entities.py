@@ -114,6 +114,7 @@ class Seen:
 
   def __init__(self, year: int = 2024):
     self.by_type: dict[str, dict[str, Entity]] = {}
+    self.answers: set[str] = set()
     self.year = year  # of the domain's clock: "May 20" has no year
 
   def add(
@@ -173,7 +174,13 @@ class Seen:
       self.add("quote", quoted, turn, "user")
 
   def read_result(self, text: str, turn: int, tool: str) -> None:
-    """Adds what a tool's output names. Plain strings are read by pattern."""
+    """Adds what a tool's output names. Plain strings are read by pattern.
+
+    The same answer is read once: a policy in a loop hears it a hundred times.
+    """
+    if text in self.answers:
+      return
+    self.answers.add(text)
     try:
       obj = json.loads(text)
     except json.JSONDecodeError:

@@ -25,6 +25,10 @@ from jax_cl.types import (
 
 GREETING = "Hi! How can I help you today?"
 STOP = "###STOP###"
+# Characters of one answer. tau2's `cancel_reservation` doubles a reservation's
+# payment history each time it is called: thirty calls would fill the memory.
+# No answer to a gold action has 4,000.
+MAX_ANSWER = 100_000
 USER_STOPS = (STOP, "###TRANSFER###", "###OUT-OF-SCOPE###")
 
 
@@ -215,6 +219,9 @@ class Env:
         call.name, call.arguments, call.requestor
       )
       self._errors += error
+      if len(content) > MAX_ANSWER:
+        self.termination = "agent_error"
+        content = content[:MAX_ANSWER]
       answer = Turn("tool", content, (), call.id, call.requestor, error)
       self._say(answer)
     self._steps += 1

@@ -224,3 +224,19 @@ def _as_user():
 def test_an_unknown_task_is_named():
   with pytest.raises(ValueError, match="'mock' has no task 'x'"):
     Env(stream.TaskSpec("mock", "x", "train", True))
+
+
+def test_an_answer_without_end_ends_the_episode():
+  """tau2's cancel_reservation doubles the payment history at each call."""
+  spec = stream.load("airline").splits["train"][0]
+  env = Env(spec, Says("Hello"))
+  env.reset()
+  reservation = "4WQ150"
+  for n in range(40):
+    if env.done:
+      break
+    arguments = {"reservation_id": reservation}
+    call = ToolCall(f"c{n}", "cancel_reservation", arguments)
+    env.step(Turn("assistant", tool_calls=(call,)))
+  assert env.termination == "agent_error"
+  assert max(len(t.content or "") for t in env.turns) == env_lib.MAX_ANSWER
