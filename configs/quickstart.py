@@ -15,6 +15,7 @@ def get_config():
     "domains": ("airline", "retail", "telecom"),
     "curriculum": "sequential",  # interleaved | joint | independent
     "tools": "all",  # domain | seen | all: the action space
+    "reading": True,  # rules of language as features beside the LLM's
     "clone_steps": 800,  # updates a domain on its demonstrations
     "pg_steps": 10,  # updates a domain on its own episodes
     "tasks_per_step": 8,
@@ -29,6 +30,7 @@ def get_config():
   config.agent.args = {"head": "per_tool"}
   config.optim.name = "adam"
   config.optim.lr = 0.01
+  config.optim.pg_lr = 0.001
   config.train.batch_size = 256
   config.train.save_interval = 200
   config.log_interval = 100

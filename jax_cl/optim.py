@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -71,7 +72,7 @@ def _schedule(lr, steps, schedule, warmup):
   return rate
 
 
-def _rate(x):
+def _rate(x) -> Any:
   return x if callable(x) else optax.constant_schedule(x)
 
 

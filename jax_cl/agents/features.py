@@ -59,7 +59,9 @@ CUES = (
 )  # fmt: skip
 # What a call is about: trips, parcels, phones.
 TOPICS = (
-  re.compile(r"\b(flights?|reservations?|trips?|fly|tickets?|airline|booked)\b"),
+  re.compile(
+    r"\b(flights?|reservations?|trips?|fly|tickets?|airline|booked)\b"
+  ),
   re.compile(r"\b(orders?|ordered|items?|exchange|return|delivered|bought)\b"),
   re.compile(r"\b(phone|data|mms|signal|internet|sim|service|line)\b"),
 )
@@ -159,6 +161,7 @@ class Featurizer:
         texts += [t for ts in s.reports.values() for t in ts]
       else:
         slot = s.choice().slot
+        assert slot is not None
         texts += s.user_texts
         texts += [_text(e) or "nothing" for e in s.candidates(slot)]
     self.vectors(texts)
@@ -226,7 +229,7 @@ class Featurizer:
       "phi": phi.astype(np.float16),
       "cand": cand.astype(np.float16),
       "mask": mask,
-      "slot": np.int32(slot),
+      "slot": np.asarray(slot, np.int32),
     }
 
   def decision(self, state, choice, obs, action: int, logp: float) -> Decision:
@@ -248,7 +251,8 @@ class Featurizer:
       sims = (self.act_vectors[:, : self.linear] @ said.T).max(1)
     matters = _open_matters(state)
     wishes, unopened = reading.open_wishes(state), reading.unopened(state)
-    readable = bool(state.seen.of("order") or state.seen.of("reservation"))
+    things = state.seen.of("order") or state.seen.of("reservation")
+    readable = self.space.reads and bool(things)
     out = np.zeros((len(self.space), WIDTH), np.float32)
     for i, act in enumerate(self.space.acts):
       if not mask[i]:
@@ -335,9 +339,7 @@ class Featurizer:
       bool(chosen) and any(actions.related(e, c) for c in chosen)
       for e in options
     ]
-    same = [
-      aligned is None or _shares(e, aligned) for e in options
-    ]
+    same = [aligned is None or _shares(e, aligned) for e in options]
     extremes = _extremes(options, same, aligned)
     most_rare, most_named = max(rarity, default=0), max(named, default=0)
     last_turn = max((e.turn for e in options), default=0)
@@ -379,8 +381,11 @@ class Featurizer:
       f[25], f[26] = free == "True", free == "False"
       if aligned is not None and same[i]:
         f[27:33] = _change(e, aligned, user)
-      top = max((len(bags[i] & ws), k) for k, ws in enumerate(lines)) if (
-        lines and bags[i]) else (0, 0)
+      top = (
+        max((len(bags[i] & ws), k) for k, ws in enumerate(lines))
+        if (lines and bags[i])
+        else (0, 0)
+      )
       if top[0] > 0:
         f[33] = len(verbs & lines[top[1]]) > 0
         f[34] = min(sum(1 / counts[w] for w in bags[i] & lines[top[1]]), 4) / 4
@@ -409,8 +414,9 @@ class Featurizer:
       status = e.fields.get("status", "")
       f[61] = bool(status) and status in state.act.tool
       if e.type == "order":
-        inside = [x for x in open_items if x.type == "item"
-                  and actions.related(x, e)]
+        inside = [
+          x for x in open_items if x.type == "item" and actions.related(x, e)
+        ]
         f[62] = bool(inside)
         f[63] = min(len(inside), 3) / 3
         f[64] = any(verb in found[x.key].verbs for x in inside)
@@ -432,6 +438,8 @@ class Featurizer:
 
   def _wished(self, state, choice, aligned, out) -> None:
     """How the options agree with the reading of what the user wants."""
+    if not self.space.reads:
+      return
     options, slot, act = choice.options, choice.slot, state.act
     wishes = [w for w in reading.open_wishes(state) if w.act == act.name]
     orders = [w.order.key for w in wishes]
@@ -588,7 +596,9 @@ def _open_matters(state: actions.State):
         status = e.fields.get("status") or e.fields.get("cabin", "")
         if t == "item":
           status = next((orders[x] for x in e.links if x in orders), "")
-        if not (t == "item" and any(entities.key_of(x) in done for x in e.links)):
+        if not (
+          t == "item" and any(entities.key_of(x) in done for x in e.links)
+        ):
           out.append((e, status, found[e.key]))
   return out
 
@@ -629,7 +639,9 @@ def _named(parts: Sequence[Sequence[str]], user: set[str]) -> float:
   """The largest share of a name's words that the user said."""
   return max(
     (
-      1.0 if p[-1] in user and len(p) > 1 else sum(w in user for w in p) / len(p)
+      1.0
+      if p[-1] in user and len(p) > 1
+      else sum(w in user for w in p) / len(p)
       for p in parts
       if p
     ),
@@ -640,7 +652,8 @@ def _named(parts: Sequence[Sequence[str]], user: set[str]) -> float:
 def _text(e: entities.Entity) -> str:
   """The words of a candidate that the frozen LLM reads: no numbers, no ids."""
   keep = [
-    v for k, v in e.fields.items()
+    v
+    for k, v in e.fields.items()
     if k not in ("price", "available") and not re.search(r"\d", v)
   ]
   return " ".join(keep)[:120]
@@ -689,12 +702,14 @@ def _extremes(options, same, old) -> list[tuple[bool, bool, bool, bool]]:
         continue
       big |= m == max(sizes[key])
       small |= m == min(sizes[key])
-    out.append((
-      big,
-      small,
-      p is not None and p == min(known),
-      p is not None and p == max(known),
-    ))
+    out.append(
+      (
+        big,
+        small,
+        p is not None and p == min(known),
+        p is not None and p == max(known),
+      )
+    )
   return out
 
 
@@ -704,11 +719,15 @@ def _change(new: entities.Entity, old: entities.Entity, user: set[str]):
   keys = [k for k in new.fields if k in old.fields and k not in skip]
   changed = [k for k in keys if new.fields[k] != old.fields[k]]
   asked = [
-    k for k in changed
-    if (w := set(words(new.fields[k])) - set(words(old.fields[k]))) and w <= user
+    k
+    for k in changed
+    if (w := set(words(new.fields[k])) - set(words(old.fields[k])))
+    and w <= user
   ]
   n = max(len(keys), 1)
-  cheaper = float(new.fields.get("price", 0)) < float(old.fields.get("price", 0))
+  cheaper = float(new.fields.get("price", 0)) < float(
+    old.fields.get("price", 0)
+  )
   return (
     (n - len(changed)) / n,
     not changed,

@@ -67,7 +67,5 @@ def _layer(key, fan_in: int, fan_out: int):
     "kernel": jax.random.uniform(
       k_kernel, (fan_in, fan_out), minval=-bound, maxval=bound
     ),
-    "bias": jax.random.uniform(
-      k_bias, (fan_out,), minval=-bound, maxval=bound
-    ),
+    "bias": jax.random.uniform(k_bias, (fan_out,), minval=-bound, maxval=bound),
   }

@@ -1,8 +1,8 @@
-"""The tool scorer: score(s, i) = w_i . phi(s), pi = softmax(score / temperature).
+"""The tool scorer: s_i = w_i . phi(s), pi = softmax(s / temperature).
 
-Two heads share one softmax shape. The tool head adds u . chi(s, i), a few shared
-features of act i against the dialogue (was it asked for, done, does it have an
-untried argument); the pointer scores the candidates of a slot by
+Two heads share one softmax shape. The tool head adds u . chi(s, i), a few
+shared features of act i against the dialogue (was it asked for, done, does it
+have an untried argument); the pointer scores the candidates of a slot by
 (v_slot + t_type) . psi(s, c), t shared by all slots of an entity type. Heads:
 
 `per_tool`: w_i and v_slot are free vectors, the design's form.
@@ -121,13 +121,14 @@ def make(
 
   def raw(p, frozen, obs):
     slot_B = jnp.maximum(obs["slot"], 0)
-    tool_BV, point_BV = net.apply(
+    out: Any = net.apply(
       {"params": p},
       obs["phi"].astype(jnp.float32),  # stored in half, worked on in single
       obs["cand"].astype(jnp.float32),
       slot_B,
       *frozen,
     )
+    tool_BV, point_BV = out
     is_tool_B1 = (obs["slot"] < 0)[:, None]
     tool_BV = tool_BV + prior_V[None, :]
     logits_BV = jnp.where(is_tool_B1, tool_BV, point_BV) / temperature
@@ -150,11 +151,11 @@ def make(
     """One action a row. Row b's draw depends on its own key only."""
     logits_BV = raw(p, frozen, obs)
     logp_BV = jax.nn.log_softmax(logits_BV)
-    noise_BV = jax.vmap(lambda k: jax.random.gumbel(k, logits_BV.shape[1:]))(key)
+    noise_BV = jax.vmap(lambda k: jax.random.gumbel(k, logits_BV.shape[1:]))(
+      key
+    )
     a_B = jnp.argmax(logits_BV + (0.0 if greedy else noise_BV), axis=-1)
     logp_B = jnp.take_along_axis(logp_BV, a_B[:, None], axis=-1)[:, 0]
     return a_B, logp_B, {"logits": logits_BV}
 
-  return Agent(
-    init=init, objective=objective, act=act, obs_spec=dict(obs_spec)
-  )
+  return Agent(init=init, objective=objective, act=act, obs_spec=dict(obs_spec))

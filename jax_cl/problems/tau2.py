@@ -42,6 +42,7 @@ class Tau2:
     feature_args: Mapping[str, Any],
     user: Mapping[str, Any],
     tools: str,
+    reading: bool,
     sampler: str,
     tasks_per_step: int,
     group: int,
@@ -74,7 +75,7 @@ class Tau2:
     self._max_eval_tasks = max_eval_tasks
     self._make_user = users.make(**user)
     vocabularies = {d.name: demos.vocabulary(d) for d in domains}
-    self.space = actions.ActSpace(domains, vocabularies)
+    self.space = actions.ActSpace(domains, vocabularies, reading)
     self.embedder = embed.make(**embedder)
     reference = [text for d in domains for text in actions.sentences(d.policy)]
     self.featurizer = features.Featurizer(
@@ -117,6 +118,7 @@ class Tau2:
       ),
       "embedder": self.embedder.name,
       "acts": len(self.space),
+      "reading": self.space.reads,
     }
     if self._max_eval_tasks is not None:
       out["protocol"]["deviations"]["max_eval_tasks"] = {
@@ -360,6 +362,7 @@ def make(
   curriculum: str = "sequential",
   rounds: int = 5,
   tools: str = "all",
+  reading: bool = True,
   clone_steps: int = 300,
   pg_steps: int = 20,
   sampler: str = "without_replacement",
@@ -388,6 +391,8 @@ def make(
     domains, curriculum, rounds, solo, pool, train_split, data_dir,
       max_tasks_per_domain: see `tasks.stream.make`.
     tools: the action space: the episode's "domain", those "seen" so far, "all".
+    reading: hand-written rules of language (`tasks.reading`) tell the scorer
+      what the user seems to want, as features; else it has the LLM's alone.
     clone_steps, pg_steps: updates a domain on its demonstrations, then on its
       own episodes.
     sampler: order of task batches, see `tasks.stream.batches`.
@@ -446,6 +451,7 @@ def make(
     feature_args=dict(features or {}),
     user={"name": user, **(user_args or {})},
     tools=tools,
+    reading=reading,
     sampler=sampler,
     tasks_per_step=tasks_per_step,
     group=group,

@@ -111,8 +111,8 @@ def _enum(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple:
 
 def _slot_type(
   tool: str, name: str, schema, root, vocabulary: Mapping[str, tuple]
-) -> Slot | None:
-  """The slot of one parameter; None where no pointer can fill it."""
+) -> Slot:
+  """The slot of one parameter."""
   if values := _enum(schema, root):
     return Slot(name, (name,), f"enum:{name}", False, values)
   if name in CONSTANTS:
@@ -191,8 +191,12 @@ class ActSpace:
   """
 
   def __init__(
-    self, domains: Sequence[Any], vocabularies: Mapping[str, Mapping[str, tuple]]
+    self,
+    domains: Sequence[Any],
+    vocabularies: Mapping[str, Mapping[str, tuple]],
+    reads: bool = True,
   ):
+    self.reads = reads
     table: dict[str, Act] = {}
     for domain in domains:
       for act in acts_of(domain, vocabularies.get(domain.name, {})):

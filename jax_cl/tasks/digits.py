@@ -55,10 +55,16 @@ def digits() -> Domain:
       "the digits need scikit-learn: pip install scikit-learn, or choose "
       "config.stream.data = 'blobs'"
     ) from e
-  data = load_digits()
-  x, y = (data.data / 16).astype(np.float32), data.target.astype(np.int32)
-  x, x_test, y, y_test = train_test_split(
-    x, y, test_size=0.25, random_state=0, stratify=y
+  x, y = map(np.asarray, load_digits(return_X_y=True))
+  x, x_test, y, y_test = map(
+    np.asarray,
+    train_test_split(
+      (x / 16).astype(np.float32),
+      y.astype(np.int32),
+      test_size=0.25,
+      random_state=0,
+      stratify=y,
+    ),
   )
   train = Split(x, y)
   val = Split(x[::5], y[::5])

@@ -164,8 +164,8 @@ class Seen:
       self.add("person", person, turn, "user", {"role": "self"})
     for a1, a2, city, state, zip_code in _ADDRESS.findall(text):
       values = (a1, a2, city, state, "USA", zip_code)
-      address = dict(zip(ADDRESS, values, strict=True))
-      self.add("address", address, turn, "user", dict(address))
+      address: dict[str, str] = dict(zip(ADDRESS, values, strict=True))
+      self.add("address", address, turn, "user", {**address})
     for number in _NUMBER.findall(text):
       value = float(number) if "." in number else int(number)
       if value < 100000:

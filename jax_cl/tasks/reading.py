@@ -43,7 +43,8 @@ _VERB = re.compile(rf"\b({'|'.join(sorted(VERBS, key=len, reverse=True))})")
 _ALL = re.compile(r"\b(all|everything|every|both|entire)\b")
 _END = re.compile(r"[.;?!](?=\s)\n?|\n")
 _DECLINE = re.compile(
-  r"(not possible|cannot|can't|impossible)[^.]*(forget|do not (do|want)|don't(?! care)"
+  r"(not possible|cannot|can't|impossible)[^.]*"
+  r"(forget|do not (do|want)|don't(?! care)"
   r"|no (exchange|cancel|change)|not cancel|never)"
 )
 CHEAP = re.compile(r"\b(cheap\w*|lowest price|least expensive|less expensive"
@@ -88,7 +89,10 @@ class Reading(NamedTuple):
 
 
 def read(state: actions.State) -> Reading:
-  """The reading of an episode so far, kept until something is said or seen."""
+  """The reading of an episode so far, kept until something is said or seen.
+
+  Empty where the action space says that nothing is read (`ActSpace.reads`).
+  """
   stamp = (len(state.user_texts), state.turn, len(state.history))
   if state.memo.get("reading", (None,))[0] != stamp:
     state.memo["reading"] = (stamp, _read(state))
@@ -97,6 +101,8 @@ def read(state: actions.State) -> Reading:
 
 def _read(state: actions.State) -> Reading:
   text = flat("\n".join(state.user_texts)) + "\n"
+  if not state.space.reads:
+    return Reading((), {}, text)
   orders = state.seen.of("order")
   if not orders:
     return Reading(tuple(_bookings(state, text)), {}, text)
@@ -484,45 +490,29 @@ _COVERED = re.compile(r"\b(sick|ill|health|medical|doctor|hospital|weather)\b")
 
 
 def _bookings(state: actions.State, text: str) -> list[Wish]:
-  """Reservations that are to be cancelled and, by the policy, may be."""
-  out: list[Wish] = []
-  trips = state.seen.of("reservation")
-  known = [t for t in trips if t.fields.get("cabin")]
+  """Reservations that the user wants cancelled and the policy lets cancel."""
   acts = {a.tool: a.name for a in state.space.acts}
   cancel = re.search(r"\bcancel(?!led|lation|ed)", text)
-  refused = re.search(
-    r"not want to cancel the flight\b(?! if)|cancel the insurance", text
-  )
-  if cancel and not refused and "cancel_reservation" in acts:
-    named = [t for t in known if t.id.lower() in text]
-    every = re.search(
-      r"\ball (of )?(my|the)\b[^.]*\b(flight|reserv|trip)", text
-    )
-    alone = re.search(
-      r"\bonly (have|has) one passenger|\bone passenger\b", text
-    )
-    for t in named or (known if every else []):
-      if alone and t.fields.get("passengers", "1") != "1":
-        continue
-      if _cancellable(t, text, bool(named)):
-        out.append(Wish(acts["cancel_reservation"], t))
-  return out
+  if not cancel or "cancel_reservation" not in acts:
+    return []
+  known = [t for t in state.seen.of("reservation") if t.fields.get("cabin")]
+  named = [t for t in known if t.id.lower() in text]
+  every = re.search(r"\ball (of )?(my|the)\b[^.]*\b(flight|reserv|trip)", text)
+  wanted = named or (known if every else [])
+  name = acts["cancel_reservation"]
+  return [Wish(name, t) for t in wanted if cancellable(t, text)]
 
 
-def _cancellable(t: entities.Entity, text: str, named: bool) -> bool:
-  """The airline's rule: fresh, business, or insured for what happened.
-
-  Of "all upcoming" ones, those that have not been flown; whoever gives up all
-  of them was not asked why, so that insurance is enough.
+def cancellable(t: entities.Entity, text: str) -> bool:
+  """The policy's 'Cancel flight': nothing flown yet, and one of: booked within
+  24 hours, cancelled by the airline, business, insured for a covered reason.
   """
-  dates = t.fields.get("date", "").split("; ")
-  if not named:
-    if any(d[:10] < NOW[:10] for d in dates if d):
-      return False
-    if t.fields.get("insurance") == "yes":
-      return True
+  dates = [d for d in t.fields.get("date", "").split("; ") if d]
+  if any(d[:10] < NOW[:10] for d in dates):
+    return False
   return (
     t.fields.get("created_at", "") > DAY_AGO
+    or t.fields.get("status") == "cancelled"
     or t.fields.get("cabin") == "business"
     or (t.fields.get("insurance") == "yes" and bool(_COVERED.search(text)))
   )
@@ -558,8 +548,8 @@ def variant_scores(
       if v and _says(low, v) and not (v == own and _from(low, v)):
         spoken.setdefault(key, {})[v] = float(_place(low, v))
     near = [v for v in spoken.get(key, ()) if f"{v.lower()} {key}" in low]
-    if _relative(low, own, values):
-      spoken[key] = {_relative(low, own, values): 0.0}
+    if moved := _relative(low, own, values):
+      spoken[key] = {moved: 0.0}
     elif near:
       spoken[key] = {v: spoken[key][v] for v in near}
   for key in list(spoken):  # "high ventilation" is not said of the size
@@ -597,7 +587,7 @@ def variant_scores(
       changed |= v != own
       a, b = _size(v), _size(own)
       if key in spoken:
-        wanted = sorted(spoken[key], key=spoken[key].get)
+        wanted = sorted(spoken[key], key=lambda v, at=spoken[key]: at[v])
         s += 2.0 - 0.3 * wanted.index(v) if v in wanted else -1.0
       elif a is not None and b is not None and a != b and (up or down):
         right = (a > b) == (up and not down)
@@ -677,7 +667,7 @@ def _size(text: str) -> float | None:
   return float(m.group()) if m else None
 
 
-# ------------------------------------------------------- who calls, and where to
+# ------------------------------------------------- who calls, and where to
 def caller(state: actions.State, options) -> int:
   """The option that names the caller: not yet refused, "my name is", latest."""
   refused = {key for _, key in state.failed}
@@ -714,7 +704,7 @@ def address(state: actions.State, options, text: str) -> int:
   return max(range(len(options)), key=score)
 
 
-# ------------------------------------------------------------------ what is left
+# ----------------------------------------------------------- what is left
 def open_wishes(state: actions.State) -> list[Wish]:
   """Wishes whose act has not been tried on their order."""
   out = []
@@ -746,6 +736,8 @@ def contradicts(
   Gold may follow from what this user never reveals, or from what these rules
   do not understand. To clone it would teach that what is said does not matter.
   """
+  if not state.space.reads:
+    return False
   kinds = ("order", "user", "reservation")
   bound = {"cancel_reservation"}
   if not state.seen.of("order") and not state.seen.of("reservation"):
