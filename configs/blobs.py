@@ -2,7 +2,9 @@
 
   python -m jax_cl.main --config=configs/blobs.py --config.cl.name=replay
 
-Three domains, the same ten blobs under three permutations of the features.
+Three domains, the same ten blobs under three permutations of the features, on
+one CPU core. Expected with seed 0: average_performance .66 and forgetting .39
+for sequential, .69 and .31 for replay.
 """
 
 from configs import common

@@ -2,7 +2,10 @@
 
   python -m jax_cl.main --config=configs/quickstart.py
 
-Two CPU cores, at most 15 minutes the first time, 5 with a warm cache.
+Two CPU cores, at most 15 minutes the first time, 5 with a warm cache. Expected
+with seed 0 on test, after the last stage: airline near .05 after .35 in its own
+stage, retail near .18, telecom near .6. The floors of doing nothing are .30,
+.05 and .00; of always transferring .30, .05 and .30.
 """
 
 from configs import common
