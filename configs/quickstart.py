@@ -8,6 +8,8 @@ stage, retail near .18, telecom near .6. The floors of doing nothing are .30,
 .05 and .00; of always transferring .30, .05 and .30.
 """
 
+from ml_collections.config_dict import placeholder
+
 from configs import common
 
 
@@ -18,19 +20,34 @@ def get_config():
     "domains": ("airline", "retail", "telecom"),
     "curriculum": "sequential",  # interleaved | joint | independent
     "tools": "all",  # domain | seen | all: the action space
+    "rounds": 5,  # visits to each domain, interleaved
     "reading": True,  # rules of language as features beside the LLM's
     "clone_steps": 800,  # updates a domain on its demonstrations
     "pg_steps": 10,  # updates a domain on its own episodes
+    "sampler": "without_replacement",  # tasks.stream.batches
     "tasks_per_step": 8,
     "group": 4,
+    "baseline": "group",  # or "running"
+    "greedy": True,  # at evaluation
     "embedder": "smollm2",  # or "hashed"
-    "max_tasks_per_domain": None,
+    "features": {},
+    "max_tasks_per_domain": placeholder(int),  # of the train split
+    "max_eval_tasks": placeholder(int),  # of val and test: quick tests only
+    "max_turns": 200,
+    "slots": 32,  # episodes that act in one call
     "solo": False,
     "pool": "official",  # telecom: "full"
+    "train_split": 0.8,  # of domains without official splits
+    "data_dir": placeholder(str),  # another copy of tau2's data
     "user": "scripted",
+    "user_args": {},
   }
   config.agent.name = "scorer"
-  config.agent.args = {"head": "per_tool"}
+  config.agent.args = {
+    "head": "per_tool",  # or "shared"
+    "temperature": 1.0,
+    "entropy_bonus": 0.0,
+  }
   config.optim.name = "adam"
   config.optim.lr = 0.01
   config.optim.pg_lr = 0.001

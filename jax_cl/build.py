@@ -80,6 +80,11 @@ def method(config: ConfigDict, n_domains: int) -> base.Method:
     make = _module("methods", name).make
     options = config.cl.args.get(name, ConfigDict()).to_dict()
     parts.append(fill(make, options, context, f"cl.args.{name}"))
+    if parts[-1].end is not base.Method().end and not parts[-1].rows:
+      raise ValueError(
+        f"method {name!r} has an `end` and asks for no rows: give "
+        "Method(..., rows=n), how many of a stage's rows `end` reads"
+      )
   return parts[0] if len(parts) == 1 else base.chain(*parts)
 
 
@@ -87,6 +92,12 @@ def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:
   """The run's compiled functions; nothing compiles before they are called."""
   options = config.optim.to_dict()
   reset = options.pop("reset")
+  scheduled = options["schedule"] != "constant" or options["warmup"]
+  if not reset and (scheduled or options["pg_lr"]):
+    raise ValueError(
+      "optim.reset=False keeps the optimiser's count over stages, so a "
+      "schedule, warmup or pg_lr would not start again: leave them out"
+    )
   longest = max(what.stages, key=lambda s: s.steps)
   options |= {"steps": longest.steps, "clone_steps": longest.clone_steps}
   return update.make(

@@ -63,7 +63,9 @@ def read_config(workdir) -> ConfigDict:
     raise ValueError(
       f"{workdir} holds no config.json: it is not a run's workdir"
     )
-  return ConfigDict(_tuples(logs.read_json(file)))
+  config = ConfigDict(_tuples(logs.read_json(file)))
+  build.check(config)
+  return config
 
 
 def again(
@@ -119,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   try:
     rows, wrong = again(args.workdir, args.stage, args.split)
+    if not any(rows.values()):
+      raise ValueError(f"this run evaluates nothing on {args.split}")
   except ValueError as e:
     print(f"error: {e}", file=sys.stderr)
     return 2

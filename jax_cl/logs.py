@@ -51,7 +51,8 @@ class Workdir:
     """Writes config.json, or checks that the folder is this config's."""
     file = self.path / "config.json"
     new = json.loads(json.dumps(config))
-    started = (self.path / "checkpoints").exists()  # else nothing is lost
+    kept = ("checkpoints", "results.json")  # without them nothing is lost
+    started = any((self.path / name).exists() for name in kept)
     if file.exists() and started:
       changed = differences(read_json(file), new)
       if changed:
@@ -132,9 +133,22 @@ def episode_row(
   return _plain(row)
 
 
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config without options of methods it does not name.
+
+  So a new method, or a new option of another one, orphans no run.
+  """
+  cl = config.get("cl", {})
+  named = str(cl.get("name", "")).split("+")
+  args = {k: v for k, v in cl.get("args", {}).items() if k in named}
+  return {**config, "cl": {**cl, "args": args}}
+
+
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
   """`key: old -> new` for every leaf that differs, FREE ones left out."""
   if isinstance(old, dict) and isinstance(new, dict):
+    if not path:
+      old, new = _asked(old), _asked(new)
     keys = [k for k in {**old, **new} if path or k not in FREE]
     dot = path + "." if path else ""
     return [

@@ -105,6 +105,9 @@ def make(
     )
     u, opt = optimiser.update(g, state.opt, p)
     u = method.update(state.cl, p, u, stage)
+    # Of no rows nothing is learned: moments of earlier steps would move on.
+    some = jnp.any(batch.weight > 0)
+    u = jax.tree.map(lambda x: jnp.where(some, x, 0), u)
     p_t = optax.apply_updates(p, u)
     cl = method.step(state.cl, p, p_t, g, aux, stage)
     buffer = method.touch(state.buffer, mem, aux)

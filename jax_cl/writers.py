@@ -7,6 +7,7 @@ written by `train` whatever is chosen here; a tracker only mirrors the scalars.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ def wandb(workdir: pathlib.Path, config: Mapping, step: int) -> Writer:
   run = wandb.init(
     project="jax_cl",
     name=workdir.name,
-    id=workdir.name,
+    id=hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16],
     dir=str(workdir),
     mode=os.environ.get("WANDB_MODE", "offline"),
     resume="allow",

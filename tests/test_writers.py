@@ -70,7 +70,11 @@ def test_wandb_is_offline_and_resumes_under_one_id(tmp_path, monkeypatch):
   writer.close()
   (_, init), log, finish = calls
   assert init["mode"] == "offline" and init["config"] == {"seed": 3}
-  assert init["id"] == "mine" and init["resume"] == "allow"
+  assert init["name"] == "mine" and init["resume"] == "allow"
+  for folder in ("mine", "other/mine"):  # cells of a grid share a last name
+    writers.make("wandb", tmp_path / folder, {}).close()
+  again, other = (c[1]["id"] for c in calls[3:] if c[0] == "init")
+  assert again == init["id"] != other
   assert init["dir"] == str(tmp_path / "mine")
   assert log == ("log", 7, {"loss": 0.5, "test/airline/reward": 0.25})
   assert finish == ("finish",)

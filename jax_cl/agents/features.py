@@ -477,7 +477,7 @@ class Featurizer:
         f[87] = WISH * (e.key in unopened)
         f[88] = WISH * (e.key in unopened[:1])
       if slot.name == "reason":
-        f[90] = WISH * ("mistake" in str(e.value)) == mistake
+        f[90] = WISH * (("mistake" in str(e.value)) == mistake)
       f[95] = WISH * (i == best)
       f[89] = WISH * ((act.name, e.key) in state.failed)
       if slot.type == "value" and e is not actions.STOP:

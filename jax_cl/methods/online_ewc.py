@@ -70,7 +70,9 @@ def make(
 
   def end(obj, cl, p, batches, stage, key):
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
-    first = jnp.argsort(-rows.weight, stable=True)[:samples]  # padding last
+    k_rows, key = jax.random.split(key)
+    lot = jax.random.uniform(k_rows, rows.weight.shape)
+    first = jnp.argsort(jnp.where(rows.weight > 0, lot, 2.0))[:samples]
     rows = jax.tree.map(lambda x: x[first], rows)
     F = estimate(obj, p, rows, key)
     return {

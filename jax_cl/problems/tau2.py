@@ -188,9 +188,11 @@ class Tau2:
         f"{self.stages[stage].name}: raise stream.max_turns "
         f"({self._max_turns}), or set stream.clone_steps to 0"
       )
-    return batching.rows(
+    rows = batching.rows(
       episodes, good, self._place, self._task, featurizer.spec
     )
+    # Accepted is success: memories that keep successes keep these.
+    return rows._replace(reward=np.ones_like(rows.reward))
 
   def _demonstrate(self, spec: types.TaskSpec, stage: int, record):
     state = actions.State(self.space, self._allowed(spec, stage), spec.solo)
@@ -217,6 +219,12 @@ class Tau2:
     """The train tasks of one step; `mix` hands shares to other domains."""
     own, n = self.stages[stage], self._tasks_per_step
     if mix is None:
+      # A stage that comes back (interleaved) goes on where it left off.
+      before = sum(
+        s.steps - s.clone_steps
+        for s in self.stages[:stage]
+        if s.domains == own.domains
+      )
       batch = stream.batches(
         self._sampler,
         demos.train_only(own.train),
@@ -224,7 +232,7 @@ class Tau2:
         seed=self.seed,
         steps=max(own.steps - own.clone_steps, 1),
       )
-      return list(batch(step - own.clone_steps))
+      return list(batch(before + step - own.clone_steps))
     counts = np.floor(np.asarray(mix) * n + 0.5).astype(int)
     pools = [self._domains[d].splits["train"] for d in self.domains]
     return [

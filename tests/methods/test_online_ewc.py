@@ -138,14 +138,14 @@ def test_cap_keeps_one_step_from_overshooting():
 def test_end_decays_and_moves_the_anchor():
   obj, p = linear()
   x = jax.random.normal(jax.random.key(1), (6, 3))
-  method = online_ewc.make(lr=0.1, gamma=0.5, fisher="exact", samples=4)
+  method = online_ewc.make(lr=0.1, gamma=0.5, fisher="exact", samples=5)
   cl = method.init(p, 3, jax.random.key(0))
   batches = jax.tree.map(
     lambda a: a.reshape(2, 3, *a.shape[1:]),
     rows(x, weight=[1.0, 1.0, 0.0, 1.0, 1.0, 1.0]),
   )
   first, same_p = method.end(obj, cl, p, batches, 0, jax.random.key(0))
-  used = x[jnp.array([0, 1, 3, 4])]  # the first four that have weight
+  used = x[jnp.array([0, 1, 3, 4, 5])]  # those that have weight
   np.testing.assert_allclose(
     first["fisher"]["w"], closed_form(p, used), rtol=1e-5
   )
@@ -154,6 +154,24 @@ def test_end_decays_and_moves_the_anchor():
     second["fisher"]["w"], 1.5 * closed_form(p, used), rtol=1e-5
   )
   assert same_p is p and second["stages"] == 2
+
+
+def test_fewer_samples_are_rows_by_lot_that_have_weight():
+  obj, p = linear()
+  x = jax.random.normal(jax.random.key(1), (6, 3))
+  method = online_ewc.make(lr=0.1, fisher="exact", samples=1)
+  cl = method.init(p, 3, jax.random.key(0))
+  weight = [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
+  batches = jax.tree.map(
+    lambda a: a.reshape(2, 3, *a.shape[1:]), rows(x, weight=weight)
+  )
+  each = [np.asarray(closed_form(p, x[i : i + 1])) for i in range(6)]
+  found = set()
+  for seed in range(12):
+    new, _ = method.end(obj, cl, p, batches, 0, jax.random.key(seed))
+    F = np.asarray(new["fisher"]["w"])
+    found.add(next(i for i in range(6) if np.allclose(F, each[i], rtol=1e-4)))
+  assert 2 not in found and len(found) > 2
 
 
 @pytest.mark.parametrize(
