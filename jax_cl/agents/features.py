@@ -331,7 +331,7 @@ class Featurizer:
     verbs = set(words(state.act.name.replace("_", " ")))
     used_here = state.used.get((state.act.name, slot.name), set())
     used = set().union(*state.used.values()) if state.used else set()
-    written = state.used_in_writes()
+    written = state.written
     sims = self._similarity(state, options)
     rarity = [sum(1 / counts[w] for w in bag & user) for bag in bags]
     named = [_named(p, user) for p in parts]
@@ -587,7 +587,7 @@ def _open_matters(state: actions.State):
   An item has the status of its order.
   """
   found = _mentions(state)
-  done = state.used_in_writes()
+  done = state.written
   orders = {e.id: e.fields.get("status", "") for e in state.seen.of("order")}
   out = []
   for t in ("item", "order", "reservation"):

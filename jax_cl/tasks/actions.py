@@ -333,9 +333,6 @@ class State:
     """Solo mode: the ticket stands in for the user's words."""
     self.observe([Turn("user", content=ticket)])
 
-  def used_in_writes(self) -> set[str]:
-    return self.written
-
   # ----------------------------------------------------------------- choosing
   def candidates(self, slot: Slot) -> list[entities.Entity]:
     """Entities of the slot's type, in the order of first mention.

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import actions, reading, speech, stream, telecom_manual
+from jax_cl.tasks import actions, reading, stream, telecom_manual
 from jax_cl.tasks import env as env_lib
 from jax_cl.types import Decision, Episode, TaskSpec, Turn
 
@@ -350,8 +350,6 @@ def _telecom(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   while True:
     turns = env.turns
     for turn in turns[read:]:
-      if turn.content == speech.say("confirm"):  # our act names no tool
-        facts["said"].add(speech.say("confirm", "refuel_data"))
       telecom_manual.read_turn(turn, facts)
     read = len(turns)
     act = telecom_manual.next_act(facts)
