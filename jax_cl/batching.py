@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from jax_cl import names
 from jax_cl.types import Batch, Episode
 
 BASELINES = ("group", "running")
 
 
 def check_baseline(name: str) -> None:
-  if name not in BASELINES:
-    raise ValueError(f"baseline {name!r}; known: {', '.join(BASELINES)}")
+  names.check("baseline", name, BASELINES)
 
 
 def advantages(

@@ -7,18 +7,17 @@ anything is built, and an unknown name or option names the nearest one.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_cl import optim, sharding, update
+from jax_cl import names, optim, sharding, update
 from jax_cl.methods import base
 from jax_cl.problems.base import Problem
 
@@ -132,8 +131,8 @@ def empty_batch(what: Problem, size: int):
 def known(kind: str) -> list[str]:
   """Names in a folder of the package: its files, helpers left out."""
   folder = pathlib.Path(__file__).parent / kind
-  names = (p.stem for p in folder.glob("*.py"))
-  return sorted(n for n in names if not n.startswith("_") and n != "base")
+  stems = (p.stem for p in folder.glob("*.py"))
+  return sorted(n for n in stems if not n.startswith("_") and n != "base")
 
 
 def method_options() -> ConfigDict:
@@ -157,27 +156,13 @@ def fill(
   parameters = inspect.signature(make).parameters
   allowed = [k for k in parameters if k not in context]
   for name in options:
-    if name not in allowed:
-      raise ValueError(
-        f"config.{where} has no option {name!r}{nearest(name, allowed)}; "
-        f"allowed: {sorted(allowed)}"
-      )
+    names.check(f"option of config.{where}", name, allowed)
   given = {k: v for k, v in context.items() if k in parameters}
   return make(**options, **given)
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-  near = difflib.get_close_matches(name, list(names), 1)
-  return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def _module(kind: str, name: str):
-  names = known(kind)
-  if name not in names:
-    raise ValueError(
-      f"unknown {kind.rstrip('s')} {name!r}{nearest(name, names)}; "
-      f"known: {names}"
-    )
+  names.check(kind.rstrip("s"), name, known(kind))
   return importlib.import_module(f"jax_cl.{kind}.{name}")
 
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_cl import build, logs, metrics, reports, train
+from jax_cl import build, logs, metrics, names, reports, train
 from jax_cl import main as main_
 from jax_cl.console import Console
 from jax_cl.reports import tables
@@ -106,18 +106,14 @@ def compare(
 # -------------------------------------------------------------------- the grid
 
 
-def check_methods(names: Sequence[str]) -> None:
+def check_methods(methods: Sequence[str]) -> None:
   known = build.known("methods")
-  if not names:
+  if not methods:
     raise ValueError(f"--methods is empty; known: {', '.join(known)}")
-  if twice := {n for n in names if list(names).count(n) > 1}:
+  if twice := {n for n in methods if list(methods).count(n) > 1}:
     raise ValueError(f"--methods names {', '.join(sorted(twice))} twice")
-  for name in itertools.chain(*(n.split("+") for n in names)):
-    if name not in known:
-      raise ValueError(
-        f"unknown method {name!r}{build.nearest(name, known)}; "
-        f"known: {', '.join(known)}"
-      )
+  for name in itertools.chain(*(m.split("+") for m in methods)):
+    names.check("method", name, known)
 
 
 def parse_orders(config: ConfigDict, text: str) -> list[Order]:
@@ -426,11 +422,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  names = lambda text: [n.strip() for n in text.split(",") if n.strip()]
-  parser.add_argument("--methods", type=names, default=[])
+  listed = lambda text: [n.strip() for n in text.split(",") if n.strip()]
+  parser.add_argument("--methods", type=listed, default=[])
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--orders", default="config")
-  parser.add_argument("--baselines", type=names, default=[])
+  parser.add_argument("--baselines", type=listed, default=[])
   parser.add_argument("--repeat_aa", action="store_true")
   parser.add_argument("--workdir")
   options, rest = parser.parse_known_args(argv)
@@ -438,7 +434,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   for arg in rest:
     if arg.startswith("--") and not arg.startswith("--config"):
       name = arg.split("=")[0]
-      raise ValueError(f"no option {name!r}{build.nearest(name, own)}")
+      raise ValueError(names.unknown("option", name, own))
   if options.seeds < 1:
     raise ValueError(f"--seeds={options.seeds}; it must be 1 or more")
   config, default = main_.parse(["compare", *rest])

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jax_cl import names
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = list(sys.argv if argv is None else ["main", *argv])
@@ -81,8 +83,6 @@ def _parse(args: Sequence[str]) -> flags.FlagValues:
 
 def _mistyped(args: Sequence[str]) -> str | None:
   """Names the first `--config.a.b` that the config does not have."""
-  from jax_cl import build
-
   sets = [a for a in args if a.lstrip("-").startswith("config.")]
   config = _parse([a for a in args if a not in sets]).config
   for arg in sets:
@@ -90,8 +90,7 @@ def _mistyped(args: Sequence[str]) -> str | None:
     for part in arg.lstrip("-").split("=")[0].split(".")[1:]:
       if not isinstance(at, ConfigDict) or part not in at:
         known = sorted(at) if isinstance(at, ConfigDict) else []
-        near = build.nearest(part, known)
-        return f"{path} has no key {part!r}{near}; it has: {', '.join(known)}"
+        return names.unknown(f"key of {path}", part, known)
       at, path = at[part], f"{path}.{part}"
   return None
 

@@ -8,7 +8,6 @@ payload, one row of `Batch` and what the method adds to it (`extra`).
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_cl import names
 from jax_cl.types import Batch
 
 PyTree = Any
@@ -143,12 +143,7 @@ STRATEGIES = {f.__name__: f for f in (random, high_reward, recent, balanced)}
 
 def strategy(name: str):
   """A strategy by name, or an error with the nearest one."""
-  if name not in STRATEGIES:
-    near = difflib.get_close_matches(name, STRATEGIES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-      f"unknown strategy {name!r}, known: {sorted(STRATEGIES)}{hint}"
-    )
+  names.check("strategy", name, STRATEGIES)
   return STRATEGIES[name]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import jax.numpy as jnp
 import optax
+
+from jax_cl import names
 
 RULES = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -33,8 +34,8 @@ def make(
   few hundred noisy rows undoes in ten steps what a rate that is right for
   cloning has learned in hundreds.
   """
-  _known("optimiser", name, RULES)
-  _known("schedule", schedule, SCHEDULES)
+  names.check("optimiser", name, RULES)
+  names.check("schedule", schedule, SCHEDULES)
   if lr < 0 or clip < 0 or warmup < 0 or pg_lr < 0:
     raise ValueError(
       f"lr {lr}, pg_lr {pg_lr}, clip {clip} and warmup {warmup} must not be "
@@ -74,10 +75,3 @@ def _schedule(lr, steps, schedule, warmup):
 
 def _rate(x) -> Any:
   return x if callable(x) else optax.constant_schedule(x)
-
-
-def _known(what: str, name: str, known) -> None:
-  if name not in known:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}, known: {list(known)}{hint}")

@@ -6,12 +6,13 @@ written by `train` whatever is chosen here; a tracker only mirrors the scalars.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from jax_cl import names
 
 
 class Writer(NamedTuple):
@@ -26,10 +27,7 @@ def make(
   step: int = 0,
 ) -> Writer:
   """A tracker that writes below `workdir`; `step` is where a resume starts."""
-  if name not in WRITERS:
-    near = difflib.get_close_matches(name, WRITERS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown writer {name!r}, known: {sorted(WRITERS)}{hint}")
+  names.check("writer", name, WRITERS)
   return WRITERS[name](pathlib.Path(workdir), config or {}, step)
 
 

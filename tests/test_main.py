@@ -22,7 +22,7 @@ def at_the_root(monkeypatch):
     (["--config=configs/blobz.py"], "configs/blobz.py"),
     (["--confg=configs/blobs.py"], "Did you mean: config"),
     ([CONFIG, "quick"], "what is 'quick'?"),
-    ([CONFIG, "--config.optim.rl=.1"], "config.optim has no key 'rl'"),
+    ([CONFIG, "--config.optim.rl=.1"], "unknown key of config.optim 'rl'"),
     ([CONFIG, "--config.cl.nmae=x"], "did you mean 'name'"),
     ([CONFIG, "--config.cl.args.replay.ration=1"], "did you mean 'ratio'"),
     ([CONFIG, "--config.optim.lr=fast"], "could not convert"),

@@ -7,7 +7,6 @@ they are cached by content: a text met twice costs nothing the second time.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import inspect
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jax_cl import names
 from jax_cl.policies import base, llama, weights
 
 
@@ -46,21 +46,11 @@ class Embedder(Protocol):
 
 def make(name: str, **args) -> Embedder:
   """An embedder by name; `args` are the keywords of its constructor."""
-  if name not in EMBEDDERS:
-    raise ValueError(_unknown("embedder", name, EMBEDDERS))
+  names.check("embedder", name, EMBEDDERS)
   known = inspect.signature(EMBEDDERS[name]).parameters
   for key in args:
-    if key not in known:
-      raise ValueError(_unknown(f"option of embedder {name!r}", key, known))
+    names.check(f"option of embedder {name!r}", key, known)
   return EMBEDDERS[name](**args)
-
-
-def _unknown(what: str, name: str, known) -> str:
-  near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-  return (
-    f"unknown {what}: {name!r}; known: {', '.join(sorted(known))}"
-    f" (nearest: {near[0]!r})"
-  )
 
 
 def _key(text: str) -> bytes:
@@ -169,8 +159,7 @@ class SmolLM2:
     config = llama.VARIANTS[_MODEL]
     if not 1 <= layer <= config.layers:
       raise ValueError(f"layer {layer} of {_MODEL}: 1 to {config.layers}")
-    if pooling not in _POOLING:
-      raise ValueError(_unknown("pooling", pooling, _POOLING))
+    names.check("pooling", pooling, _POOLING)
     if not 1 <= context < config.context:
       raise ValueError(
         f"context {context} of {_MODEL}: 1 to {config.context - 1} tokens"

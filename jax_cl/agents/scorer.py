@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_cl import names
 from jax_cl.losses import policy
 from jax_cl.types import Agent, Batch
 
@@ -103,8 +104,7 @@ def make(
     temperature: of the softmax, at training and acting alike.
     entropy_bonus: weight of the policy's entropy in the loss, nats.
   """
-  if head not in HEADS:
-    raise ValueError(f"agent.head = {head!r}; known heads: {', '.join(HEADS)}")
+  names.check("agent.head", head, HEADS)
   if not temperature > 0:
     raise ValueError(f"agent.temperature = {temperature}; it must be > 0")
   n_options = obs_spec["mask"][0][0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import json
@@ -10,11 +9,11 @@ import pkgutil
 import sys
 import time
 from ast import literal_eval
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_cl import bench
+from jax_cl import bench, names
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     name, options = _parse(argv, known)
     module = importlib.import_module(f"jax_cl.bench.{name}")
     out = options.pop("out", None)
-    _check(options, list(inspect.signature(module.run).parameters))
+    _check("option", options, list(inspect.signature(module.run).parameters))
   except ValueError as e:
     print(f"error: {e}", file=sys.stderr)
     return 2
@@ -44,13 +43,13 @@ def main(argv: Sequence[str]) -> int:
 def _parse(
   argv: Sequence[str], known: Sequence[str]
 ) -> tuple[str, dict[str, Any]]:
-  names = [a for a in argv if not a.startswith("--")]
-  if len(names) != 1:
+  found = [a for a in argv if not a.startswith("--")]
+  if len(found) != 1:
     raise ValueError(
       "usage: python -m jax_cl.bench NAME --out=FILE.json; "
       f"known: {', '.join(known)}"
     )
-  _check({names[0]: None}, known)
+  _check("bench", found, known)
   options = {}
   for a in argv:
     if a.startswith("--"):
@@ -58,7 +57,7 @@ def _parse(
       if not given:
         raise ValueError(f"write --{key}=VALUE")
       options[key] = _value(value)
-  return names[0], options
+  return found[0], options
 
 
 def _value(text: str) -> Any:
@@ -68,12 +67,9 @@ def _value(text: str) -> Any:
     return text
 
 
-def _check(given: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check(kind: str, given: Iterable[str], known: Sequence[str]) -> None:
   for name in given:
-    if name not in known:
-      near = difflib.get_close_matches(name, known, n=1)
-      hint = f"; did you mean {near[0]!r}?" if near else ""
-      raise ValueError(f"unknown {name!r}{hint} Known: {', '.join(known)}")
+    names.check(kind, name, known)
 
 
 def _short(value: Any) -> str:

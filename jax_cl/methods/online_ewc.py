@@ -19,12 +19,10 @@ descent on the penalty diverges; with Adam the cap is only a bound.
 
 from __future__ import annotations
 
-import difflib
-
 import jax
 import jax.numpy as jnp
 
-from jax_cl import tree
+from jax_cl import names, tree
 from jax_cl.losses import fisher as estimators
 from jax_cl.methods.base import Method, penalty
 
@@ -101,8 +99,5 @@ def ewc_penalty(fisher, anchor, p):
 
 
 def _pick(what: str, name: str, known: dict):
-  if name not in known:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}, known: {sorted(known)}{hint}")
+  names.check(what, name, known)
   return known[name]

@@ -28,7 +28,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jax_cl import memory
+from jax_cl import memory, names
 from jax_cl.methods.base import Method, task_grads
 from jax_cl.types import Batch, Objective
 
@@ -49,12 +49,8 @@ def make(
 ) -> Method:
   """`capacity` is rows a domain; `batch_size` is the run's."""
   choose = memory.strategy(strategy)
-  if kind not in ("replay_bc", "replay_pg"):
-    raise ValueError(
-      f"replay kind is {kind!r}, known: ['replay_bc', 'replay_pg']"
-    )
-  if mode not in ("appended", "within"):
-    raise ValueError(f"replay mode is {mode!r}, known: ['appended', 'within']")
+  names.check("kind of replay", kind, ("replay_bc", "replay_pg"))
+  names.check("mode of replay", mode, ("appended", "within"))
   if not 0 <= ratio <= 1:
     raise ValueError(f"replay ratio is {ratio}; it must be in [0, 1]")
   if ratio == 0:

@@ -8,11 +8,11 @@ Touvron et al. 2023, arXiv:2302.13971 and 2307.09288; SmolLM2 (Allal et al.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 
 import flax.linen as nn
 import jax
 
+from jax_cl import names
 from jax_cl.policies import base
 
 VARIANTS = {
@@ -138,12 +138,7 @@ class Block(nn.Module):
 def make(variant: str | base.Config, **changes) -> base.Policy:
   """A Policy of a variant by name, or of a Config; `changes` replace fields."""
   if isinstance(variant, str):
-    if variant not in VARIANTS:
-      near = difflib.get_close_matches(variant, VARIANTS, n=1, cutoff=0.0)
-      raise ValueError(
-        f"unknown variant of llama: {variant!r}; known:"
-        f" {', '.join(VARIANTS)} (nearest: {near[0]!r})"
-      )
+    names.check("variant of llama", variant, VARIANTS)
     variant = VARIANTS[variant]
   config = dataclasses.replace(variant, **changes)
   return base.decoder(Block, config, AXES)

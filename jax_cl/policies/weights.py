@@ -30,7 +30,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jax_cl import tree
+from jax_cl import names, tree
 from jax_cl.policies import base, llama
 
 PyTree = Any
@@ -67,8 +67,7 @@ def cache_dir() -> pathlib.Path:
 
 def fetch(name: str) -> pathlib.Path:
   """The model's file, fetched on first use, with its digest checked."""
-  if name not in SOURCES:
-    raise ValueError(f"unknown weights: {name!r}; known: {', '.join(SOURCES)}")
+  names.check("weights", name, SOURCES)
   source = SOURCES[name]
   path = cache_dir() / source.member.rsplit("/", 1)[-1]
   if not path.exists():

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_cl import batching, types
+from jax_cl import batching, names, types
 from jax_cl.agents import mlp
 from jax_cl.tasks import digits
 
@@ -154,12 +154,8 @@ def make(
   is "sequential" or "joint" (one stage with all domains and as many steps).
   """
   makers = {"blobs": digits.blobs, "digits": digits.digits}
-  if data not in makers:
-    raise ValueError(f"stream.data is {data!r}, known: {sorted(makers)}")
-  if curriculum not in ("sequential", "joint"):
-    raise ValueError(
-      f"stream.curriculum is {curriculum!r}, known: ['joint', 'sequential']"
-    )
+  names.check("stream.data", data, makers)
+  names.check("stream.curriculum", curriculum, ("sequential", "joint"))
   if agent["name"] != "mlp":
     raise ValueError(f"agent {agent['name']!r} on rows; use 'mlp'")
   args = {"seed": seed, **(blobs or {})} if data == "blobs" else {}

@@ -16,11 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_cl import batching, metrics, rollouts, types
+from jax_cl import batching, metrics, names, rollouts, types
 from jax_cl.agents import embed, features, scorer
 from jax_cl.tasks import actions, demos, protocol, reference, stream, users
 from jax_cl.tasks import env as env_lib
-from jax_cl.tasks.store import unknown
 
 TOOLS = ("domain", "seen", "all")
 REFERENCES = ("do_nothing", "always_transfer", "oracle", "confined_oracle")
@@ -417,13 +416,11 @@ def make(
     max_turns: tau2's limit of steps.
     references: measure floors and ceilings for run.json.
   """
-  if tools not in TOOLS:
-    raise ValueError(unknown("stream.tools", tools, list(TOOLS)))
+  names.check("stream.tools", tools, TOOLS)
   if agent["name"] != "scorer":
     raise ValueError(f"agent {agent['name']!r} on tau2; use 'scorer'")
   batching.check_baseline(baseline)
-  if sampler not in stream.SAMPLERS:
-    raise ValueError(unknown("stream.sampler", sampler, list(stream.SAMPLERS)))
+  names.check("stream.sampler", sampler, stream.SAMPLERS)
   for name, value in (
     ("tasks_per_step", tasks_per_step), ("group", group), ("slots", slots),
     ("max_turns", max_turns),

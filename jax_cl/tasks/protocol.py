@@ -9,13 +9,13 @@ run with deviations is not a result under the protocol.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax_cl import names
 from jax_cl.tasks import store, stream
 
 
@@ -93,12 +93,7 @@ PROTOCOLS = {p.name: p for p in (TAU2_CL_V1,)}
 
 
 def get(name: str) -> Protocol:
-  if name not in PROTOCOLS:
-    near = difflib.get_close_matches(name, PROTOCOLS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-      f"unknown protocol {name!r}, known: {sorted(PROTOCOLS)}{hint}"
-    )
+  names.check("protocol", name, PROTOCOLS)
   return PROTOCOLS[name]
 
 

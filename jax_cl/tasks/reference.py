@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from jax_cl import names
 from jax_cl.tasks import speech, stream, telecom_manual
 from jax_cl.tasks.env import Env
 from jax_cl.tasks.speech import Act
@@ -27,8 +28,7 @@ Policy = Callable[[Env], Turn]
 
 def make(name: str, seed: int = 0) -> Callable[[], Policy]:
   """A factory of policies, one for each episode."""
-  if name not in POLICIES:
-    raise ValueError(speech.nearest(name, POLICIES, "reference policy"))
+  names.check("reference policy", name, POLICIES)
   acts = POLICIES[name]
   # Each episode of a seed differs, and the whole sequence repeats.
   seeds = random.Random(seed)

@@ -14,6 +14,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jax_cl import names
 from jax_cl.tasks import store
 from jax_cl.types import Turn, Verdict
 
@@ -48,8 +49,7 @@ def verdict(
       that one part whatever the basis.
     judge: decides assertions in natural language, see `litellm_judge`.
   """
-  if evaluation not in EVALUATIONS:
-    raise ValueError(store.unknown("evaluation", evaluation, list(EVALUATIONS)))
+  names.check("evaluation", evaluation, EVALUATIONS)
   if termination not in STOPS:
     return Verdict(0.0, {}, (), note=termination)
   criteria = task.evaluation_criteria

@@ -17,12 +17,12 @@ Acts (`ACTS`), each with the types of the values it takes:
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from jax_cl import names
 from jax_cl.types import ToolCall, Turn
 
 STOP = "###STOP###"
@@ -239,18 +239,9 @@ class Act(NamedTuple):
     return cls("message", name, {str(i): v for i, v in enumerate(values)})
 
 
-def nearest(name: str, known: Iterable[str], what: str) -> str:
-  """The text of an error: an unknown name, the known ones, the nearest."""
-  known = sorted(known)
-  close = difflib.get_close_matches(name, known, n=1)
-  hint = f"; did you mean {close[0]!r}?" if close else ""
-  return f"unknown {what} {name!r}{hint} Known: {', '.join(known)}"
-
-
 def say(act: str, *values: object) -> str:
   """The sentence of a message act, with its values said literally."""
-  if act not in ACTS:
-    raise ValueError(nearest(act, ACTS, "message act"))
+  names.check("message act", act, ACTS)
   text, takes, least = ACTS[act]
   if not least <= len(values) <= len(takes):
     raise ValueError(

@@ -16,7 +16,6 @@ environment, with a warning.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import json
@@ -26,6 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax_cl import names
 from jax_cl.tasks.copy_on_write import Copier, Rows, Table, canonical, copier
 
 Task = Any  # tau2.data_model.tasks.Task
@@ -412,7 +412,7 @@ class StockStore:
     if "tau2.registry" in sys.modules:
       known |= set(sys.modules["tau2.registry"].registry.get_domains())
     if name not in known:
-      raise ValueError(unknown("domain", name, sorted(known)))
+      raise ValueError(names.unknown("domain", name, known))
     from tau2.registry import registry
 
     warnings.warn(
@@ -463,10 +463,3 @@ class StockStore:
 @functools.cache
 def store(name: str) -> Store | StockStore:
   return Store(name) if name in FAST else StockStore(name)
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-  """One line for an unknown name: the nearest one and all of them."""
-  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  hint = f"; did you mean {near[0]!r}?" if near else ""
-  return f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}"

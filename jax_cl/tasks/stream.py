@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_cl import names
 from jax_cl.tasks import store
 from jax_cl.types import Scenario, Stage, TaskSpec, ToolSchema
 
@@ -69,8 +70,7 @@ def load(
 def _load(
   name: str, solo: bool, pool: str, train_split: float, seed: int
 ) -> Domain:
-  if pool not in POOLS:
-    raise ValueError(store.unknown("pool", pool, list(POOLS)))
+  names.check("pool", pool, POOLS)
   rules = store.store(name)
   if solo and name in ("airline", "retail"):
     raise ValueError(f"{name} has no solo mode; telecom and mock have")
@@ -160,14 +160,13 @@ def make(
     others: as in `load`.
   """
   if isinstance(domains, str):
-    names = tuple(x.strip() for x in domains.split(","))
+    found = tuple(x.strip() for x in domains.split(","))
     raise ValueError(
-      f"domains={domains!r} is one string; give a tuple of names: {names!r}"
+      f"domains={domains!r} is one string; give a tuple of names: {found!r}"
     )
   if not domains or len(set(domains)) != len(domains):
     raise ValueError(f"domains={tuple(domains)!r}: give each name once")
-  if curriculum not in CURRICULA:
-    raise ValueError(store.unknown("curriculum", curriculum, list(CURRICULA)))
+  names.check("curriculum", curriculum, CURRICULA)
   counts = [steps] * len(domains) if isinstance(steps, int) else list(steps)
   if len(counts) != len(domains) or min(counts) < 1:
     raise ValueError(f"steps={steps!r} for {len(domains)} domains")
@@ -264,8 +263,7 @@ def batches(
   by_difficulty:       easy to hard: drawn from the easiest share of tasks,
                        which grows to all of them over `steps` batches.
   """
-  if name not in _BATCHES:
-    raise ValueError(store.unknown("sampler", name, list(_BATCHES)))
+  names.check("sampler", name, _BATCHES)
   if not tasks or size < 1:
     raise ValueError(f"{len(tasks)} tasks in batches of {size}")
   if name == "by_difficulty":

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from jax_cl import names
 from jax_cl.tasks import speech
 from jax_cl.types import Scenario, ToolCall, ToolSchema, Turn, User
 
@@ -34,8 +35,7 @@ def make(name: str, **args) -> Callable[[], User]:
              seed, turns), all the user's turns so far; it returns a Turn or
              the words of one.
   """
-  if name not in NAMES:
-    raise ValueError(speech.nearest(name, NAMES, "user"))
+  names.check("user", name, NAMES)
   if name == "litellm":
     from jax_cl.tasks import users_llm
 
@@ -44,9 +44,7 @@ def make(name: str, **args) -> Callable[[], User]:
     maker = {"scripted": _make_scripted, "callable": _make_callable}[name]
   known = inspect.signature(maker).parameters
   for arg in args:
-    if arg not in known:
-      what = f"argument of the {name} user"
-      raise ValueError(speech.nearest(arg, known, what))
+    names.check(f"argument of the {name} user", arg, known)
   for arg, parameter in known.items():
     if parameter.default is parameter.empty and arg not in args:
       raise ValueError(f"the {name} user needs {arg!r}")

@@ -59,11 +59,11 @@ def test_hashed_puts_like_beside_like():
 @pytest.mark.parametrize(
   "name, args, message",
   [
-    ("hased", {}, "nearest: 'hashed'"),
-    ("hashed", {"widht": 3}, "nearest: 'width'"),
+    ("hased", {}, "did you mean 'hashed'"),
+    ("hashed", {"widht": 3}, "did you mean 'width'"),
     ("hashed", {"width": 0}, "must be positive"),
     ("smollm2", {"layer": 31}, "layer 31 .* 1 to 30"),
-    ("smollm2", {"pooling": "max"}, "known: last, mean"),
+    ("smollm2", {"pooling": "max"}, "known: .'last', 'mean'"),
     ("smollm2", {"context": 8192}, "1 to 8191 tokens"),
     ("smollm2", {"batch": 0}, "positive number of tokens"),
   ],

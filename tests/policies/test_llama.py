@@ -220,7 +220,7 @@ def test_axes_name_every_dimension(variant):
 @pytest.mark.parametrize(
   "call, message",
   [
-    (lambda: llama.make("smollm"), "nearest: 'smollm2-135m'"),
+    (lambda: llama.make("smollm"), "did you mean 'smollm2-135m'"),
     (lambda: llama.make("tiny", kv_heads=3), "not a multiple of kv_heads=3"),
     (lambda: llama.make("tiny", dtype="int8"), "float32 or bfloat16"),
   ],
