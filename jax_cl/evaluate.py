@@ -17,16 +17,42 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jax_cl import build, checkpoint, logs, metrics
+from jax_cl import build, checkpoint, logs, metrics, update
 from jax_cl.console import Console
+from jax_cl.methods.base import Method
 from jax_cl.problems.base import Problem
+from jax_cl.types import Stage, TrainState
 
 Row = dict[str, Any]
 
 
+def views(
+  what: Problem,
+  method: Method,
+  steps: update.Steps,
+  state: TrainState,
+  stage: int,
+) -> Callable[[str], Any]:
+  """domain -> the parameters that act on it after `stage`.
+
+  One policy for all domains; a method that needs `stage_at_test` is told which
+  stage a domain belongs to, which makes its scores another kind of number.
+  """
+  if "stage_at_test" not in method.needs:
+    params = steps.view(state)
+    return lambda domain: params
+  return lambda d: steps.view(state, told_stage(what.stages, d, stage))
+
+
+def told_stage(stages: Sequence[Stage], domain: str, stage: int) -> int:
+  """The last stage so far that trained on the domain; today's if none did."""
+  own = [i for i, s in enumerate(stages[: stage + 1]) if domain in s.domains]
+  return own[-1] if own else max(stage, 0)
+
+
 def row(
   what: Problem,
-  params: Any,
+  view: Callable[[str], Any],
   frozen: Any,
   stage: int,
   step: int,
@@ -38,12 +64,15 @@ def row(
 ) -> dict[str, list[Row]]:
   """domain -> rows of `episodes.jsonl`, of the given (default: all) domains.
 
+  `view` gives the parameters that act on a domain (`views`).
   The same `seed` at every stage: the same users and the same draws, so that
   two stages differ by their policies alone.
   """
   out = {}
   for domain in what.domains if domains is None else domains:
-    episodes = what.evaluate(params, frozen, domain, split, seed, trials, stage)
+    episodes = what.evaluate(
+      view(domain), frozen, domain, split, seed, trials, stage
+    )
     out[domain] = [logs.episode_row(e, "eval", stage, step) for e in episodes]
     for one in out[domain]:
       log(one)
@@ -74,7 +103,8 @@ def again(
   """(rows of one stage, evaluated anew; what differs from the log)."""
   config = read_config(workdir)
   what = build.problem(config)
-  steps = build.steps(config, what, build.method(config, len(what.domains)))
+  method = build.method(config, len(what.domains))
+  steps = build.steps(config, what, method)
   ends = [k - 1 for k, step in checkpoint.places(workdir) if step == 0]
   if stage is None and ends:
     stage = ends[-1]
@@ -93,7 +123,7 @@ def again(
   like, frozen = steps.init(jax.random.key(config.seed))
   state = checkpoint.restore(workdir, stage + 1, 0, like)
   trials = config.eval.trials if split == "test" else config.eval.val_trials
-  view = jax.block_until_ready(steps.view(state))
+  view = views(what, method, steps, state, stage)
   rows = row(
     what, view, frozen, stage, int(state.step), split, trials, config.eval.seed
   )

@@ -187,7 +187,7 @@ class _Run:
     self.state, aux = self.steps.update(self.state, self.frozen, batch)
     self.remember(k, n, demos, batch, episodes)
     for fraction, phase in self.steps.phases:
-      if n + 1 == int(fraction * stage.steps):
+      if n + 1 == update.phase_step(fraction, stage.steps):
         self.state = phase(self.state)
 
     self.log_episodes(episodes, k, self.total(k, n + 1))
@@ -274,8 +274,9 @@ class _Run:
       trials = self.config.eval.val_trials
     log = lambda row: self.files.append("episodes.jsonl", row)
     step = self.total() if k >= 0 else 0
+    view = evaluate.views(self.what, self.method, self.steps, self.state, k)
     rows = evaluate.row(
-      self.what, self.view(), self.frozen, k, step, split, trials,
+      self.what, view, self.frozen, k, step, split, trials,
       self.config.eval.seed, domains, log,
     )  # fmt: skip
     for domain, score in evaluate.scores(rows).items():

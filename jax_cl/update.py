@@ -36,7 +36,7 @@ class Steps(NamedTuple):
   phases: tuple  # ((fraction, (state) -> state), ...)
   end: Callable  # (state, frozen, batches) -> state
   observe: Callable  # (state, val_row f32[domains]) -> state
-  view: Callable  # (state) -> params that act
+  view: Callable  # (state, stage=None) -> params that act; default: today's
 
 
 def make(
@@ -68,9 +68,11 @@ def make(
   def fresh(params, frozen, k_method, k_run):
     # Copied, so that no two leaves share memory: the state is donated.
     params = jax.tree.map(jnp.copy, params)
+    k_extend = jax.random.fold_in(k_method, 1)
+    params = method.extend(params, len(trains), k_extend)
     cl, buffer = method.init(params, len(trains), k_method), ()
     if method.capacity:
-      obj = agent.objective(frozen)
+      obj = seen(agent.objective(frozen), cl, jnp.int32(0))
       store = lambda b: method.store(obj, cl, params, b, k_run)
       buffer = memory.init(
         jax.eval_shape(store, batch), trains, method.capacity
@@ -86,9 +88,11 @@ def make(
     )
 
   def objective(state: TrainState, frozen) -> Objective:
+    return seen(agent.objective(frozen), state.cl, state.stage)
+
+  def seen(obj: Objective, cl, stage) -> Objective:
     """The learner's, of the weights that act: view(p), not p."""
-    obj = agent.objective(frozen)
-    see = lambda f: lambda p, *a: f(method.view(state.cl, p, state.stage), *a)
+    see = lambda f: lambda p, *a: f(method.view(cl, p, stage), *a)
     return Objective(*(see(f) for f in obj))
 
   def start(state: TrainState, stage):
@@ -149,7 +153,11 @@ def make(
     return jit(at, donate_argnums=0)
 
   # Not donated: it may hand out the state's own arrays.
-  view = jit(lambda s: method.view(s.cl, s.params, s.stage))
+  at = jit(lambda s, stage: method.view(s.cl, s.params, stage))
+
+  def view(state: TrainState, stage: int | None = None):
+    return at(state, state.stage if stage is None else jnp.int32(stage))
+
   return Steps(
     init=init,
     start=jit(start, donate_argnums=0),
@@ -160,6 +168,11 @@ def make(
     observe=jit(observe, donate_argnums=0),
     view=view,
   )
+
+
+def phase_step(fraction: float, steps: int) -> int:
+  """After which step of a stage a phase comes: even a short stage has one."""
+  return max(1, int(fraction * steps))
 
 
 def state_bytes(state: TrainState) -> dict[str, int]:

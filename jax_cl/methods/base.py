@@ -26,14 +26,25 @@ def task_grads(obj: Objective, cl, p, batch: Batch, mem, stage, key):
   return g, {"loss": loss, **aux, "task_grads": g}
 
 
+def as_it_is(p, n_stages: int, key):
+  """What is trained is the agent's own tree."""
+  del n_stages, key
+  return p
+
+
 class Method(NamedTuple):
   """Functions of a method; the defaults make plain sequential training."""
 
+  # (p, n_stages, key) -> p: the tree that is trained, where a method learns
+  # more than the agent's own (adapters); `view` makes the agent's of it, and
+  # every other function is given the larger one
+  extend: Callable = as_it_is
   # (p, n_stages, key) -> cl: capacity n_stages, no tree ever grows
   init: Callable = lambda p, n_stages, key: ()
   # (cl, p, stage, key) -> (cl, p): fresh adapter, teacher, reset
   start: Callable = lambda cl, p, stage, key: (cl, p)
-  # (cl, p, stage) -> p, same structure: what acts and what the loss is of
+  # (cl, p, stage) -> p, the agent's structure: what acts, what the loss is of.
+  # Where `needs` has "stage_at_test", `stage` may be any earlier one
   view: Callable = lambda cl, p, stage: p
   # (obj, cl, p, batch, mem, stage, key) -> (g, aux): aux holds scalars to
   # log, and `task_grads`, the gradient without penalties (SI)
@@ -83,8 +94,9 @@ def chain(*methods: Method) -> Method:
   """Several methods as one: penalties add, updates compose, one memory.
 
   At most one may bring gradients of its own that are no `penalty` (replay, a
-  projection), and at most one a memory; the order of the others is the order
-  in which `start`, `view`, `update` and `end` are applied.
+  projection), at most one a memory, and at most one an `extend`, whose `view`
+  comes last. Else `start`, `view`, `update` and `end` are applied in order:
+  name last what keeps weights from moving (PackNet).
   """
   cores = [
     i for i, m in enumerate(methods)
@@ -95,6 +107,12 @@ def chain(*methods: Method) -> Method:
     raise ValueError(
       "a chain takes one method with a memory or gradients of its own, got "
       f"{max(len(cores), len(memories))}; penalties may be many"
+    )
+  larger = [i for i, m in enumerate(methods) if m.extend is not as_it_is]
+  if len(larger) > 1:
+    raise ValueError(
+      f"a chain takes one method with weights of its own, got {len(larger)}: "
+      "leave out all but one of lora, olora, progressive"
     )
   core = (cores or memories or [0])[0]
   if memories and memories[0] != core:
@@ -144,8 +162,8 @@ def chain(*methods: Method) -> Method:
     return at
 
   def view(cl, p, stage):
-    for c, m in zip(cl, methods):
-      p = m.view(c, p, stage)
+    for i in sorted(range(len(methods)), key=lambda i: i in larger):
+      p = methods[i].view(cl[i], p, stage)
     return p
 
   def update(cl, p, u, stage):
@@ -165,6 +183,7 @@ def chain(*methods: Method) -> Method:
     lambda cl, *a: tuple(run(m)(c, *a) for c, m in zip(cl, methods))
   )
   return Method(
+    extend=methods[larger[0]].extend if larger else as_it_is,
     init=init,
     start=start,
     view=view,
