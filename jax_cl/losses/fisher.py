@@ -39,7 +39,7 @@ def exact(obj: Objective, p: PyTree, batch: Batch, key) -> PyTree:
     scores = jax.jacrev(log_pi)(p)  # leaves [T, V, ...]
     return jax.tree.map(lambda s: jnp.tensordot(pi_TV, s**2, axes=2), scores)
 
-  return _mean_over_rows(row, batch)
+  return mean_over_rows(row, batch)
 
 
 def sampled(obj: Objective, p: PyTree, batch: Batch, key) -> PyTree:
@@ -61,10 +61,10 @@ def empirical(obj: Objective, p: PyTree, batch: Batch, key) -> PyTree:
     score = jax.grad(lambda q: jnp.sum(one.mask * obj.logp(q, one)))(p)
     return jax.tree.map(jnp.square, score)
 
-  return _mean_over_rows(row, signed)
+  return mean_over_rows(row, signed)
 
 
-def _mean_over_rows(row, batch: Batch) -> PyTree:
+def mean_over_rows(row, batch: Batch) -> PyTree:
   """Weighted mean of `row` (a batch of one row -> tree) over the batch."""
 
   def add(total, one):

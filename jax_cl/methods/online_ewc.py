@@ -13,8 +13,13 @@ lambda_k after k stages: `constant` lam, `linear` lam k, `adaptive` lam sqrt(k).
 `fisher` is one of three estimators of the policy's own Fisher information
 (`losses.fisher`), which differ in size, so lam does not travel between them.
 
+On LoRA factors F and the distance are those of the product A B, which alone
+acts (`_adapters`): F is as large as the full matrices. `lora="factors"` takes
+A and B as any other weights; it is small, and depends on how A B is split.
+
 Deviations: F is capped so that lr * lambda_k * F <= 1, beyond which gradient
-descent on the penalty diverges; with Adam the cap is only a bound.
+descent on the penalty diverges; with Adam, and on a product, the cap is only a
+bound.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import jax.numpy as jnp
 
 from jax_cl import names, tree
 from jax_cl.losses import fisher as estimators
+from jax_cl.methods import _adapters, _quadratic
 from jax_cl.methods.base import Method, penalty
 
 OFF = {"lam": 0.0}
@@ -46,10 +52,13 @@ def make(
   growth: str = "adaptive",
   fisher: str = "sampled",
   samples: int = 100,
+  lora: str = "product",
 ) -> Method:
   """`samples` is how many rows F is a mean of; `lr` is the run's."""
-  estimate = _pick("fisher", fisher, FISHER)
-  grow = _pick("growth", growth, GROWTH)
+  names.check("fisher", fisher, FISHER)
+  names.check("growth", growth, GROWTH)
+  space = _adapters.space(lora)
+  estimate, grow = FISHER[fisher], GROWTH[growth]
   if lam < 0 or not 0 <= gamma <= 1 or samples < 1:
     raise ValueError(
       f"online_ewc needs lam >= 0, gamma in [0, 1], samples >= 1; got "
@@ -57,47 +66,38 @@ def make(
     )
 
   def init(p, n_stages, key):
-    zeros = tree.zeros_like(p)
-    return {"fisher": zeros, "anchor": zeros, "stages": jnp.float32(0)}
+    return {
+      "fisher": jax.tree.map(jnp.zeros_like, space.product(p)),
+      "anchor": tree.zeros_like(p),
+      "stages": jnp.float32(0),
+    }
 
   def pull(obj, cl, p, batch, stage, key):
     strength = lam * grow(cl["stages"])
-    cap = 1 / jnp.maximum(lr * strength, 1e-30)
-    F = jax.tree.map(lambda f: jnp.minimum(f, cap), cl["fisher"])
-    return strength * ewc_penalty(F, cl["anchor"], p)
+    F = _quadratic.cap(cl["fisher"], lr, strength)
+    anchor = space.product(cl["anchor"])
+    return strength * ewc_penalty(F, anchor, space.product(p))
 
   def end(obj, cl, p, batches, stage, key):
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
     k_rows, key = jax.random.split(key)
-    lot = jax.random.uniform(k_rows, rows.weight.shape)
-    first = jnp.argsort(jnp.where(rows.weight > 0, lot, 2.0))[:samples]
-    rows = jax.tree.map(lambda x: x[first], rows)
-    F = estimate(obj, p, rows, key)
-    return {
-      "fisher": tree.axpy(gamma, cl["fisher"], F),
-      "anchor": p,
-      "stages": cl["stages"] + 1,
-    }, p
+    rows = _quadratic.by_lot(batches, samples, k_rows)
+    return consolidate(cl, p, estimate(*space.at(obj, p), rows, key), gamma), p
 
   def report(cl, buffer):
-    leaves = jax.tree.leaves(cl["fisher"])
-    return {
-      "fisher_trace": sum(jnp.sum(x) for x in leaves),
-      "fisher_max": jnp.max(jnp.stack([jnp.max(x) for x in leaves])),
-      "lambda": lam * grow(cl["stages"]),
-    }
+    known = _quadratic.report(cl["fisher"], "fisher")
+    return {**known, "lambda": lam * grow(cl["stages"])}
 
   return Method(
     init=init, grads=penalty(pull), end=end, report=report, rows=samples
   )
 
 
+def consolidate(cl, p, F, gamma: float = 1.0):
+  """F <- gamma F + F_stage, and the anchor moves here."""
+  F = tree.axpy(gamma, cl["fisher"], F)
+  return {"fisher": F, "anchor": p, "stages": cl["stages"] + 1}
+
+
 def ewc_penalty(fisher, anchor, p):
   """0.5 * sum_i F_i (theta_i - theta*_i)^2, nats; the caller has lambda."""
-  gap = jax.tree.map(lambda f, a, x: f * (x - a) ** 2, fisher, anchor, p)
-  return 0.5 * sum(jnp.sum(x) for x in jax.tree.leaves(gap))
-
-
-def _pick(what: str, name: str, known: dict):
-  names.check(what, name, known)
-  return known[name]
+  return 0.5 * _quadratic.pull(fisher, anchor, p)
