@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,6 +26,18 @@ def map_with_path(f, tree: PyTree, *rest: PyTree) -> PyTree:
     tree,
     *rest,
   )
+
+
+def nest(flat: Mapping[str, Any]) -> PyTree:
+  """{"a/b": leaf} -> {"a": {"b": leaf}}: dicts from leaf paths."""
+  root: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *folders, name = path.split("/")
+    node = root
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = leaf
+  return root
 
 
 def select(tree: PyTree, regex: str) -> PyTree:

@@ -10,7 +10,7 @@ every device: precision is asked for, since GPUs and TPUs round by default.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,13 +18,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_cl import names, tree
+from jax_cl.policies import lora, rope
+
 PyTree = Any
+
+# What a layer keeps for its backward pass: its input alone, or the results of
+# its matrix products as well (attention scores are computed again).
+REMAT = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Sizes of a dense decoder. Hashable, so it may be a static argument."""
 
+  family: str  # module of this folder that knows the weights' names
   layers: int
   width: int
   heads: int  # of queries
@@ -36,7 +47,22 @@ class Config:
   rope_theta: float = 10000.0
   norm_eps: float = 1e-5
   tied: bool = True  # the head is the embedding, transposed
+  rope_scaling: rope.Scaling | None = None
+  qkv_bias: bool = False
+  o_bias: bool = False
+  mlp_bias: bool = False
+  qk_norm: bool = False  # RMSNorm of each head's queries and keys
+  window: int = 0  # newest positions that `window_layers` see, own included
+  window_layers: tuple[int, ...] = ()
   dtype: str = "float32"  # of activations and caches; "bfloat16" to compute so
+  remat: str = ""  # "", or a name of REMAT
+  lora_rank: int = 0  # 0: `init` makes no adapters
+  lora_alpha: float = 16.0
+  lora_targets: str = "layers/.*"  # regex over modules: `layers/attn/(q|v)`
+
+  @property
+  def lora_scale(self) -> float:
+    return self.lora_alpha / max(self.lora_rank, 1)
 
 
 class Cache(NamedTuple):
@@ -72,23 +98,44 @@ class Policy(NamedTuple):
   unembed: Callable[..., Array]  # (params, x_BTD) -> f32[B, T, V]
 
 
+class View(NamedTuple):
+  """What the tokens of a chunk see, the same in every layer."""
+
+  angles: tuple[Array, Array]  # f32[B, T, 1, C / 2], cos and sin
+  mask: Array  # bool[B, T, S]
+  near: Array | None  # bool[B, T, S], within the window; None without one
+  at: Any  # int32[B, T], the chunk's slots in the cache; None without one
+
+
 class Linear(nn.Module):
-  """x @ kernel (+ bias), kernel [in, out]. Hub files hold its transpose."""
+  """x @ kernel (+ bias) (+ scale (x @ lora_a) @ lora_b), kernel [in, out].
+
+  Hub files hold the kernel's transpose. Adapters are applied where the tree
+  has them, at the rank that they have (see `lora`).
+  """
 
   features: int
   dtype: str
   use_bias: bool = False
+  scale: float = 1.0  # alpha / r of the adapter
 
   @nn.compact
   def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
     init = nn.initializers.lecun_normal()
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", init, shape, jnp.float32)
-    y = jnp.matmul(x, kernel.astype(self.dtype), precision=_exact(self.dtype))
+    y = self._matmul(x, kernel)
+    if self.has_variable("params", "lora_a"):
+      a = self.get_variable("params", "lora_a")
+      b = self.get_variable("params", "lora_b")
+      y += self.scale * self._matmul(self._matmul(x, a), b)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
       y += jnp.broadcast_to(bias.astype(self.dtype), y.shape)
     return y
+
+  def _matmul(self, x: Array, w: Array) -> Array:
+    return jnp.matmul(x, w.astype(self.dtype), precision=_exact(self.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -108,32 +155,6 @@ class RMSNorm(nn.Module):
 def rms(x: Float[Array, "*B D"], eps: float = 1e-5) -> Float[Array, "*B D"]:
   """x / sqrt(mean(x^2) + eps): a norm without its gain."""
   return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
-
-
-def rope_angles(
-  positions_BT: Int[Array, "B T"], width: int, theta: float
-) -> tuple[Float[Array, "B T 1 c"], Float[Array, "B T 1 c"]]:
-  """cos and sin of position * theta^(-2i / width), i < c = width / 2.
-
-  float32 whatever the compute dtype: bfloat16 rounds position 257 to 256.
-  """
-  i = jnp.arange(0, width, 2, dtype=jnp.float32)
-  angle = jnp.einsum(
-    "bt,c->btc", positions_BT.astype(jnp.float32), 1.0 / theta ** (i / width)
-  )
-  return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
-
-
-def rope(x: Float[Array, "B T H C"], cos, sin) -> Float[Array, "B T H C"]:
-  """Rotates channel i against channel i + C/2 (the hub's order of channels).
-
-  Su et al. 2021, arXiv:2104.09864, rotates neighbours; GGUF files keep that
-  order, and `weights` sorts their rows.
-  """
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(
-    x.dtype
-  )
 
 
 def attention(
@@ -158,39 +179,55 @@ def attention(
   return out.reshape(B, T, H, C)
 
 
+def attend(q, k, v, view: View, kv, slides):
+  """(y_BTHC, kv): a layer's attention over the chunk, or a cache with it.
+
+  q, k and v are the chunk's own, rotated. `slides`: bool[], whether the layer
+  sees its window alone; None where no layer does.
+  """
+  mask = view.mask if slides is None else view.mask & (view.near | ~slides)
+  if kv is not None:
+    kv = k, v = _write(kv[0], view.at, k), _write(kv[1], view.at, v)
+  return attention(q, k, v, mask), kv
+
+
 def decoder(
   block: Callable[[Config], nn.Module],
   config: Config,
-  axes: dict[str, tuple[str, ...]],
+  axes: Mapping[str, tuple[str, ...]],
 ) -> Policy:
   """A Policy of `config.layers` blocks between an embedding and a head.
 
-  `block(config)(x_BTD, angles, mask_BTS, at_BT, kv) -> (x_BTD, kv)`: `kv` is
-  the layer's part of a cache and `at` the chunk's slots in it, or both are
-  None. `params["layers"]` is stacked on a leading axis and run under
-  `nn.scan`; a tuple of trees (`unstack`) is run as a plain loop, which copies
-  no weights. `axes`: path -> logical names, one a dimension.
+  `block(config)(x_BTD, view, kv, slides) -> (x_BTD, kv)`: `kv` is the layer's
+  part of a cache, or None. `params["layers"]` is stacked on a leading axis and
+  run under `nn.scan`; a tuple of trees (`unstack`) is run as a plain loop,
+  which copies no weights. `axes`: path -> logical names, one a dimension;
+  those of biases and adapters follow from their kernel's.
   """
   check(config)
   dtype = jnp.dtype(config.dtype)
+
+  if config.remat:
+    # Under scan nothing can be merged across steps, so nothing need be kept
+    # apart (prevent_cse); the plain loop serves decoding, without gradients.
+    block = nn.remat(block, policy=REMAT[config.remat], prevent_cse=False)  # pyright: ignore
 
   def stack(n):
     return nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),  # pyright: ignore
+      in_axes=(nn.broadcast, 0, 0),  # pyright: ignore
       length=n,
     )(config)
 
   def init(key):
-    keys = jax.random.split(key, 4)
-    token = jnp.zeros((1, 1), jnp.int32)
+    keys = jax.random.split(key, 5)
     x = jnp.zeros((1, 1, config.width), dtype)
-    angles = rope_angles(token, config.head_width, config.rope_theta)
     mask = jnp.ones((1, 1, 1), bool)
+    view = View(_angles(config, jnp.zeros((1, 1), jnp.int32)), mask, None, None)
     normal = nn.initializers.normal(config.width**-0.5)
-    layers = stack(config.layers).init(keys[1], x, angles, mask, None, None)
+    layers = stack(config.layers).init(keys[1], x, view, None, None)
     params = {
       "embed": {"embedding": normal(keys[0], (config.vocab, config.width))},
       "layers": layers["params"],
@@ -199,6 +236,9 @@ def decoder(
     if not config.tied:
       head = Linear(config.vocab, config.dtype)
       params["head"] = head.init(keys[3], x)["params"]
+    if config.lora_rank:
+      rank, targets = config.lora_rank, config.lora_targets
+      params = lora.add(params, keys[4], rank=rank, targets=targets)
     return params
 
   def init_cache(rows: int, slots: int, layers: int | None = None) -> Cache:
@@ -221,7 +261,6 @@ def decoder(
     if not 0 < n <= held:
       raise ValueError(f"layers={n}: these parameters hold 1 to {held}")
     x = params["embed"]["embedding"][tokens_BT].astype(dtype)
-    angles = rope_angles(positions_BT, config.head_width, config.rope_theta)
     if cache is None:
       at, kv = None, None
       positions_BS, segments_BS = positions_BT, segments_BT
@@ -230,20 +269,25 @@ def decoder(
       kv = (cache.k[:n], cache.v[:n])
       positions_BS = _write(cache.positions, at, positions_BT)
       segments_BS = _write(cache.segments, at, segments_BT)
-    mask = (segments_BT[:, :, None] == segments_BS[:, None]) & (
-      positions_BT[:, :, None] >= positions_BS[:, None]
-    )
+    ago = positions_BT[:, :, None] - positions_BS[:, None]
+    mask = (segments_BT[:, :, None] == segments_BS[:, None]) & (ago >= 0)
+    near, slides = None, None
+    if config.window_layers:
+      near = ago < config.window
+      slides = jnp.asarray([i in config.window_layers for i in range(n)])
+    view = View(_angles(config, positions_BT), mask, near, at)
     if isinstance(params["layers"], tuple):
       new = []
       for i, p in enumerate(params["layers"][:n]):
         here = None if kv is None else (kv[0][i], kv[1][i])
-        x, out = block(config).apply({"params": p}, x, angles, mask, at, here)
+        slide = None if slides is None else slides[i]
+        x, out = block(config).apply({"params": p}, x, view, here, slide)
         new.append(out)
       new = jax.tree.map(lambda *a: jnp.stack(a), *new)
     else:
       first = {"params": jax.tree.map(lambda a: a[:n], params["layers"])}
       run: Any = stack(n).apply
-      x, new = run(first, x, angles, mask, at, kv)
+      x, new = run(first, x, view, kv, slides)
     if cache is not None:
       length = cache.length + jnp.sum(segments_BT > 0, axis=1)
       k, v = new
@@ -271,10 +315,35 @@ def decoder(
 
   def axes_tree():
     shapes = jax.eval_shape(init, jax.random.key(0))
-    names = lambda path, _: axes["/".join(k.key for k in path)]
-    return jax.tree_util.tree_map_with_path(names, shapes)
+    return tree.map_with_path(lambda path, _: _axes_of(axes, path), shapes)
 
   return Policy(config, init, init_cache, axes_tree, hidden, unembed)
+
+
+def configure(
+  family: str,
+  variants: Mapping[str, Config],
+  variant: str | Config,
+  changes: Mapping[str, Any],
+) -> Config:
+  """A variant by name, or a Config, with `changes` to its fields."""
+  if isinstance(variant, str):
+    names.check(f"variant of {family}", variant, variants)
+    variant = variants[variant]
+  fields = [f.name for f in dataclasses.fields(Config)]
+  for name in changes:
+    names.check("model option", name, fields)
+  return dataclasses.replace(variant, **changes)
+
+
+def with_biases(weight_map: Mapping[str, str]) -> dict[str, str]:
+  """The map, with the layers' biases beside their kernels."""
+  biases = {
+    ours.replace("/kernel", "/bias"): theirs.replace(".weight", ".bias")
+    for ours, theirs in weight_map.items()
+    if ours.startswith("layers/") and ours.endswith("/kernel")
+  }
+  return {**weight_map, **biases}
 
 
 def unstack(params: PyTree) -> PyTree:
@@ -282,14 +351,6 @@ def unstack(params: PyTree) -> PyTree:
   layers = params["layers"]
   cut = lambda i: jax.tree.map(lambda a: a[i], layers)
   return {**params, "layers": tuple(cut(i) for i in range(_depth(layers)))}
-
-
-def update_cache(kv, at, k, v):
-  """One layer's (k, v) to attend to: the chunk's own, or the cache with it."""
-  if kv is None:
-    return (k, v), None
-  kv = (_write(kv[0], at, k), _write(kv[1], at, v))
-  return kv, kv
 
 
 def check(config: Config) -> None:
@@ -302,6 +363,29 @@ def check(config: Config) -> None:
     raise ValueError(f"head_width={config.head_width} must be even for RoPE")
   if config.dtype not in ("float32", "bfloat16"):
     raise ValueError(f"dtype={config.dtype!r}: float32 or bfloat16")
+  if config.remat:
+    names.check("remat policy", config.remat, REMAT)
+  if config.rope_scaling:
+    names.check("RoPE scaling", config.rope_scaling.kind, rope.KINDS)
+  if config.window_layers and config.window < 1:
+    raise ValueError(f"window={config.window} of the layers with a window")
+
+
+def _angles(config: Config, positions_BT):
+  c = config
+  return rope.angles(positions_BT, c.head_width, c.rope_theta, c.rope_scaling)
+
+
+def _axes_of(axes: Mapping[str, tuple[str, ...]], path: str) -> tuple[str, ...]:
+  if path in axes:
+    return axes[path]
+  module, _, leaf = path.rpartition("/")
+  *lead, n_in, n_out = axes[f"{module}/kernel"]
+  return {
+    "bias": (*lead, n_out),
+    "lora_a": (*lead, n_in, "rank"),
+    "lora_b": (*lead, "rank", n_out),
+  }[leaf]
 
 
 def _exact(dtype):

@@ -1,33 +1,81 @@
-"""Llama: RMSNorm, RoPE, grouped-query attention, SwiGLU; no biases.
+"""Llama: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
-Touvron et al. 2023, arXiv:2302.13971 and 2307.09288; SmolLM2 (Allal et al.
-2025, arXiv:2502.02737) has this form. Checked against transformers'
-`LlamaForCausalLM` in `tests/policies/test_llama.py`.
+Touvron et al. 2023, arXiv:2302.13971 and 2307.09288; Llama 3 (Dubey et al.
+2024, arXiv:2407.21783) stretches RoPE; SmolLM2 (Allal et al. 2025,
+arXiv:2502.02737) has this form. `Block` also serves the families that differ
+from it by a switch of `base.Config`: biases (qwen2), QK-norm (qwen3).
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
 
-from jax_cl import names
-from jax_cl.policies import base
+from jax_cl.policies import base, rope
+
+_llama = functools.partial(base.Config, family="llama")
+_smollm2 = functools.partial(_llama, head_width=64, vocab=49152, context=8192)
+_llama3 = functools.partial(
+  _llama,
+  kv_heads=8,
+  vocab=128256,
+  context=131072,
+  rope_theta=500000.0,
+)
 
 VARIANTS = {
-  "smollm2-135m": base.Config(
+  "smollm2-135m": _smollm2(
     layers=30,
     width=576,
     heads=9,
     kv_heads=3,
-    head_width=64,
     ff_width=1536,
-    vocab=49152,
-    context=8192,
     rope_theta=100000.0,
   ),
-  "tiny": base.Config(  # for tests: every size differs from every other
+  "smollm2-360m": _smollm2(
+    layers=32,
+    width=960,
+    heads=15,
+    kv_heads=5,
+    ff_width=2560,
+    rope_theta=100000.0,
+  ),
+  "smollm2-1.7b": _smollm2(
+    layers=24,
+    width=2048,
+    heads=32,
+    kv_heads=32,
+    ff_width=8192,
+    rope_theta=130000.0,
+  ),
+  "llama-3.2-1b": _llama3(
+    layers=16,
+    width=2048,
+    heads=32,
+    head_width=64,
+    ff_width=8192,
+    rope_scaling=rope.Scaling("llama3", 32.0, 8192),
+  ),
+  "llama-3.2-3b": _llama3(
+    layers=28,
+    width=3072,
+    heads=24,
+    head_width=128,
+    ff_width=8192,
+    rope_scaling=rope.Scaling("llama3", 32.0, 8192),
+  ),
+  "llama-3.1-8b": _llama3(
+    layers=32,
+    width=4096,
+    heads=32,
+    head_width=128,
+    ff_width=14336,
+    tied=False,
+    rope_scaling=rope.Scaling("llama3", 8.0, 8192),
+  ),
+  "tiny": _llama(  # for tests: every size differs from every other
     layers=3,
     width=32,
     heads=4,
@@ -41,35 +89,39 @@ VARIANTS = {
 }
 
 # Our path -> name in hub files and in GGUF; {} is the layer. A kernel is the
-# transpose of what both hold.
-WEIGHT_MAP = {
-  "embed/embedding": "model.embed_tokens.weight",
-  "layers/attn_norm/scale": "model.layers.{}.input_layernorm.weight",
-  "layers/attn/q/kernel": "model.layers.{}.self_attn.q_proj.weight",
-  "layers/attn/k/kernel": "model.layers.{}.self_attn.k_proj.weight",
-  "layers/attn/v/kernel": "model.layers.{}.self_attn.v_proj.weight",
-  "layers/attn/o/kernel": "model.layers.{}.self_attn.o_proj.weight",
-  "layers/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-  "layers/mlp/gate/kernel": "model.layers.{}.mlp.gate_proj.weight",
-  "layers/mlp/up/kernel": "model.layers.{}.mlp.up_proj.weight",
-  "layers/mlp/down/kernel": "model.layers.{}.mlp.down_proj.weight",
-  "norm/scale": "model.norm.weight",
-  "head/kernel": "lm_head.weight",
-}
-GGUF_MAP = {
-  "embed/embedding": "token_embd.weight",
-  "layers/attn_norm/scale": "blk.{}.attn_norm.weight",
-  "layers/attn/q/kernel": "blk.{}.attn_q.weight",
-  "layers/attn/k/kernel": "blk.{}.attn_k.weight",
-  "layers/attn/v/kernel": "blk.{}.attn_v.weight",
-  "layers/attn/o/kernel": "blk.{}.attn_output.weight",
-  "layers/mlp_norm/scale": "blk.{}.ffn_norm.weight",
-  "layers/mlp/gate/kernel": "blk.{}.ffn_gate.weight",
-  "layers/mlp/up/kernel": "blk.{}.ffn_up.weight",
-  "layers/mlp/down/kernel": "blk.{}.ffn_down.weight",
-  "norm/scale": "output_norm.weight",
-  "head/kernel": "output.weight",
-}
+# transpose of what both hold; a bias stands beside it.
+WEIGHT_MAP = base.with_biases(
+  {
+    "embed/embedding": "model.embed_tokens.weight",
+    "layers/attn_norm/scale": "model.layers.{}.input_layernorm.weight",
+    "layers/attn/q/kernel": "model.layers.{}.self_attn.q_proj.weight",
+    "layers/attn/k/kernel": "model.layers.{}.self_attn.k_proj.weight",
+    "layers/attn/v/kernel": "model.layers.{}.self_attn.v_proj.weight",
+    "layers/attn/o/kernel": "model.layers.{}.self_attn.o_proj.weight",
+    "layers/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
+    "layers/mlp/gate/kernel": "model.layers.{}.mlp.gate_proj.weight",
+    "layers/mlp/up/kernel": "model.layers.{}.mlp.up_proj.weight",
+    "layers/mlp/down/kernel": "model.layers.{}.mlp.down_proj.weight",
+    "norm/scale": "model.norm.weight",
+    "head/kernel": "lm_head.weight",
+  }
+)
+GGUF_MAP = base.with_biases(
+  {
+    "embed/embedding": "token_embd.weight",
+    "layers/attn_norm/scale": "blk.{}.attn_norm.weight",
+    "layers/attn/q/kernel": "blk.{}.attn_q.weight",
+    "layers/attn/k/kernel": "blk.{}.attn_k.weight",
+    "layers/attn/v/kernel": "blk.{}.attn_v.weight",
+    "layers/attn/o/kernel": "blk.{}.attn_output.weight",
+    "layers/mlp_norm/scale": "blk.{}.ffn_norm.weight",
+    "layers/mlp/gate/kernel": "blk.{}.ffn_gate.weight",
+    "layers/mlp/up/kernel": "blk.{}.ffn_up.weight",
+    "layers/mlp/down/kernel": "blk.{}.ffn_down.weight",
+    "norm/scale": "output_norm.weight",
+    "head/kernel": "output.weight",
+  }
+)
 # llama.cpp rotates neighbouring channels, so its converter interleaves the two
 # halves of each head in the rows of these.
 GGUF_INTERLEAVED = {
@@ -97,17 +149,26 @@ class Attention(nn.Module):
   config: base.Config
 
   @nn.compact
-  def __call__(self, x, angles, mask, at, kv):
+  def __call__(self, x, view, kv, slides):
     c = self.config
     B, T, _ = x.shape
-    linear = lambda name, n: base.Linear(n * c.head_width, c.dtype, name=name)
-    q = linear("q", c.heads)(x).reshape(B, T, c.heads, c.head_width)
-    k = linear("k", c.kv_heads)(x).reshape(B, T, c.kv_heads, c.head_width)
-    v = linear("v", c.kv_heads)(x).reshape(B, T, c.kv_heads, c.head_width)
-    q, k = base.rope(q, *angles), base.rope(k, *angles)
-    seen, kv = base.update_cache(kv, at, k, v)
-    y = base.attention(q, *seen, mask).reshape(B, T, c.heads * c.head_width)
-    return base.Linear(c.width, c.dtype, name="o")(y), kv
+
+    def heads(name, n):
+      y = linear(c, n * c.head_width, c.qkv_bias, name)(x)
+      return y.reshape(B, T, n, c.head_width)
+
+    q, k, v = (
+      heads("q", c.heads),
+      heads("k", c.kv_heads),
+      heads("v", c.kv_heads),
+    )
+    if c.qk_norm:
+      q = base.RMSNorm(c.norm_eps, name="q_norm")(q)
+      k = base.RMSNorm(c.norm_eps, name="k_norm")(k)
+    q, k = rope.rotate(q, *view.angles), rope.rotate(k, *view.angles)
+    y, kv = base.attend(q, k, v, view, kv, slides)
+    y = y.reshape(B, T, c.heads * c.head_width)
+    return linear(c, c.width, c.o_bias, "o")(y), kv
 
 
 class MLP(nn.Module):
@@ -118,27 +179,28 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    gate = base.Linear(c.ff_width, c.dtype, name="gate")(x)
-    up = base.Linear(c.ff_width, c.dtype, name="up")(x)
-    return base.Linear(c.width, c.dtype, name="down")(jax.nn.silu(gate) * up)
+    gate = linear(c, c.ff_width, c.mlp_bias, "gate")(x)
+    up = linear(c, c.ff_width, c.mlp_bias, "up")(x)
+    return linear(c, c.width, c.mlp_bias, "down")(jax.nn.silu(gate) * up)
 
 
 class Block(nn.Module):
   config: base.Config
 
   @nn.compact
-  def __call__(self, x, angles, mask, at, kv):
+  def __call__(self, x, view, kv, slides):
     norm = lambda name: base.RMSNorm(self.config.norm_eps, name=name)
     attn = Attention(self.config, name="attn")
-    y, kv = attn(norm("attn_norm")(x), angles, mask, at, kv)
+    y, kv = attn(norm("attn_norm")(x), view, kv, slides)
     x = x + y
     return x + MLP(self.config, name="mlp")(norm("mlp_norm")(x)), kv
 
 
+def linear(c: base.Config, n: int, bias: bool, name: str) -> base.Linear:
+  return base.Linear(n, c.dtype, bias, c.lora_scale, name=name)
+
+
 def make(variant: str | base.Config, **changes) -> base.Policy:
   """A Policy of a variant by name, or of a Config; `changes` replace fields."""
-  if isinstance(variant, str):
-    names.check("variant of llama", variant, VARIANTS)
-    variant = VARIANTS[variant]
-  config = dataclasses.replace(variant, **changes)
+  config = base.configure("llama", VARIANTS, variant, changes)
   return base.decoder(Block, config, AXES)

@@ -235,6 +235,7 @@ def config_of(file: GGUF) -> base.Config:
   heads = of("attention.head_count")
   width = of("embedding_length")
   return base.Config(
+    family=family,
     layers=of("block_count"),
     width=width,
     heads=heads,
@@ -271,15 +272,17 @@ def from_gguf(
       w = _halves(w, getattr(config, heads))
     return np.ascontiguousarray(w.T) if ours.endswith("/kernel") else w
 
+  policy = family.make(config)
   flat = {}
-  for ours, theirs in family.GGUF_MAP.items():
+  for ours in tree.paths(jax.eval_shape(policy.init, jax.random.key(0))):
+    theirs = family.GGUF_MAP[ours]
     if "{}" in theirs:
       layer = [read(ours, theirs.format(i)) for i in range(n)]
       flat[ours] = np.stack(layer)
-    elif theirs in file.tensors:  # a tied head is not
+    else:
       flat[ours] = read(ours, theirs)
-  params = _nest(flat)
-  _check_shapes(family.make(config), params, n, file.path)
+  params = tree.nest(flat)
+  _check_shapes(policy, params, n, file.path)
   return config, params
 
 
@@ -316,17 +319,6 @@ def to_hub(
     else:
       state[theirs] = leaf
   return state
-
-
-def _nest(flat: Mapping[str, np.ndarray]) -> PyTree:
-  root: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *folders, name = path.split("/")
-    node = root
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[name] = leaf
-  return root
 
 
 def load(

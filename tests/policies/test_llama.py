@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_cl import tree
-from jax_cl.policies import base, llama, weights
+from jax_cl.policies import base, llama, rope, weights
 
 ROWS = [[5, 9, 2, 71, 33], [8, 8, 1], [40, 41, 42, 43, 44, 45, 46]]
 
@@ -170,11 +170,12 @@ def test_stopping_early_is_a_prefix(tiny):
   np.testing.assert_array_equal(early, one(policy, cut, ROWS[0]))
   rest = {**params, "layers": jax.tree.map(lambda a: a[2:], params["layers"])}
   tokens, positions, segments = padded(ROWS[:1], 5)
-  angles = base.rope_angles(positions, 16, 1000.0)
+  angles = rope.angles(positions, 16, 1000.0)
   mask = positions[:, :, None] >= positions[:, None]
+  view = base.View(angles, mask, None, None)
   layer = jax.tree.map(lambda a: a[0], rest["layers"])
   late, _ = llama.Block(policy.config).apply(
-    {"params": layer}, early[None], angles, mask, None, None
+    {"params": layer}, early[None], view, None, None
   )
   np.testing.assert_allclose(
     late[0], one(policy, params, ROWS[0]), atol=1e-5, rtol=1e-5
@@ -220,7 +221,7 @@ def test_axes_name_every_dimension(variant):
 @pytest.mark.parametrize(
   "call, message",
   [
-    (lambda: llama.make("smollm"), "did you mean 'smollm2-135m'"),
+    (lambda: llama.make("smollm"), "did you mean 'smollm2-360m'"),
     (lambda: llama.make("tiny", kv_heads=3), "not a multiple of kv_heads=3"),
     (lambda: llama.make("tiny", dtype="int8"), "float32 or bfloat16"),
   ],
