@@ -1,0 +1,56 @@
+"""What MAML and OML share: the gradient of a loss after a few inner steps.
+
+  theta' = inner(theta; new rows);  g = d/dtheta L(theta'; new and old rows)
+
+Old rows come from the memory of `replay` and are cloned as its `replay_bc`
+does. Until it holds enough (all of stage 0) the outer rows are the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jax_cl import types
+from jax_cl.methods import replay
+from jax_cl.methods.base import Method
+from jax_cl.types import Batch, Objective
+
+# (obj, p, batch, key) -> (p', gradient on the new rows); differentiable in p
+Inner = Callable
+
+
+def method(inner: Inner, kept: Method) -> Method:
+  """`kept` is a `replay`: its memory, with the outer gradient for its own."""
+
+  def grads(obj: Objective, cl, p, batch: Batch, mem, stage, key):
+    k_inner, k_outer, k_join = jax.random.split(key, 3)
+    rows = batch
+    if kept.capacity:
+      old = jax.tree.map(lambda x: x[0], mem.rows)
+      old = old._replace(
+        adv=jnp.ones_like(old.adv),
+        logp_old=jnp.full_like(old.logp_old, types.CLONED),
+      )
+      rows = replay.append(batch, old, k_join)
+
+    def outer(p):
+      p, g = inner(obj, p, batch, k_inner)
+      loss, aux = obj.loss(p, rows, k_outer)
+      return loss, (aux, g)
+
+    (loss, (aux, g_task)), g = jax.value_and_grad(outer, has_aux=True)(p)
+    return g, {"loss": loss, **aux, "task_grads": g_task}
+
+  return kept._replace(grads=grads)
+
+
+def descend(obj: Objective, p, batch: Batch, key, alpha: float, fast=None):
+  """(p - alpha dL/dp where `fast`, dL/dp); fast: booleans like p, None: all."""
+  g, _ = jax.grad(obj.loss, has_aux=True)(p, batch, key)
+  if fast is None:
+    fast = jax.tree.map(lambda x: True, p)
+  move = lambda x, d, on: x - alpha * d if on else x
+  return jax.tree.map(move, p, g, fast), g
