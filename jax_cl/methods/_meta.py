@@ -9,6 +9,7 @@ does. Until it holds enough (all of stage 0) the outer rows are the new ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jax_cl.methods.base import Method
 from jax_cl.types import Batch, Objective
 
 # (obj, p, batch, key) -> (p', gradient on the new rows); differentiable in p
-Inner = Callable
+Inner = Callable[..., Any]
 
 
 def method(inner: Inner, kept: Method) -> Method:
