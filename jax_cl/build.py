@@ -10,24 +10,25 @@ from __future__ import annotations
 import importlib
 import inspect
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from jax_cl import names, optim, sharding, update
+from jax_cl import names, optim, sharding, update, writers
 from jax_cl.methods import base
 from jax_cl.problems.base import Problem
 
 # What `make` of a method may ask for by name; the run knows it, not the user.
-CONTEXT = ("batch_size", "lr", "n_domains")
+CONTEXT = ("batch_size", "lr", "n_domains", "trains", "prompts")
 _SECTIONS = ("stream", "agent", "cl", "optim", "train", "eval")
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what is wrong whatever the problem is."""
+  """Refuses what is wrong whatever the problem is, before anything is built."""
   missing = [k for k in (*_SECTIONS, "seed", "problem") if k not in config]
   if missing:
     raise ValueError(f"the config has no {missing}; see configs/common.py")
@@ -38,18 +39,36 @@ def check(config: ConfigDict) -> None:
   for key in ("eval.val_trials", "eval.interval", "seed"):
     if (value := _at(config, key)) < 0:
       raise ValueError(f"config.{key} is {value}; it must be 0 or more")
-  if config.train.batch_size % config.train.devices:
+  _check_devices(config.train.batch_size, config.train.devices)
+  _check_domains(config.stream.get("domains", ()))
+  for writer in config.writers:
+    names.check("writer", writer, writers.WRITERS)
+  context: dict[str, Any] = dict.fromkeys(CONTEXT)
+  for name in config.cl.name.split("+"):
+    make = _module("methods", name).make
+    arguments(make, _options(config, name), context, f"cl.args.{name}")
+  options = {k: v for k, v in config.optim.to_dict().items() if k != "reset"}
+  fill(optim.make, options, {}, "optim")
+
+
+def _check_devices(batch_size: int, devices: int) -> None:
+  sharding.data_parallel(devices)  # refuses more devices than there are
+  if rest := batch_size % devices:
+    near = [b for b in (batch_size - rest, batch_size - rest + devices) if b]
     raise ValueError(
-      f"batch {config.train.batch_size} is not a multiple of "
-      f"{config.train.devices} devices"
+      f"batch {batch_size} is not a multiple of {devices} devices: set "
+      f"config.train.batch_size to {' or '.join(map(str, near))}, or "
+      "config.train.devices to a divisor of the batch"
     )
-  domains = config.stream.get("domains", ())
+
+
+def _check_domains(domains: Sequence[str] | str) -> None:
   joined = ",".join([domains] if isinstance(domains, str) else domains)
   if isinstance(domains, str) or any("," in d for d in domains):
-    names = tuple(d.strip() for d in joined.split(","))
+    split = tuple(d.strip() for d in joined.split(","))
     raise ValueError(
       f"stream.domains is one text, {joined!r}; write a tuple: "
-      f'--config.stream.domains="{names!r}"'
+      f'--config.stream.domains="{split!r}"'
     )
 
 
@@ -67,17 +86,24 @@ def problem(config: ConfigDict) -> Problem:
   )
 
 
-def method(config: ConfigDict, n_domains: int) -> base.Method:
-  """The method, or the chain of those joined by `+`."""
+def method(
+  config: ConfigDict, n_domains: int, trains: np.ndarray | None = None
+) -> base.Method:
+  """The method, or the chain of those joined by `+`.
+
+  `trains` (see below) is asked for by methods that roll old tasks out again.
+  """
   context = {
     "batch_size": config.train.batch_size,
     "lr": config.optim.lr,
     "n_domains": n_domains,
+    "trains": trains,
+    "prompts": config.stream.get("tasks_per_step", 0),
   }
   parts = []
   for name in config.cl.name.split("+"):
     make = _module("methods", name).make
-    options = config.cl.args.get(name, ConfigDict()).to_dict()
+    options = _options(config, name)
     parts.append(fill(make, options, context, f"cl.args.{name}"))
     if parts[-1].end is not base.Method().end and not parts[-1].rows:
       raise ValueError(
@@ -136,14 +162,25 @@ def known(kind: str) -> list[str]:
 
 
 def method_options() -> ConfigDict:
-  """Every method's options with their defaults: config.cl.args."""
+  """Every method's options with their defaults: config.cl.args.
+
+  One without a default is None, to be given on the command line.
+  """
   out = ConfigDict()
   for name in known("methods"):
     parameters = inspect.signature(_module("methods", name).make).parameters
     out[name] = ConfigDict(
-      {k: v.default for k, v in parameters.items() if k not in CONTEXT}
+      {
+        k: placeholder(object) if v.default is v.empty else v.default
+        for k, v in parameters.items()
+        if k not in CONTEXT
+      }
     )
   return out
+
+
+def _options(config: ConfigDict, name: str) -> dict[str, Any]:
+  return config.cl.args.get(name, ConfigDict()).to_dict()
 
 
 def fill(
@@ -153,12 +190,29 @@ def fill(
   where: str,
 ) -> Any:
   """`make(**options, **context)`; context is given where it is asked for."""
+  return make(**arguments(make, options, context, where))
+
+
+def arguments(
+  make: Callable,
+  options: Mapping[str, Any],
+  context: Mapping[str, Any],
+  where: str,
+) -> dict[str, Any]:
+  """What `fill` calls `make` with; refuses unknown and missing names."""
   parameters = inspect.signature(make).parameters
   allowed = [k for k in parameters if k not in context]
   for name in options:
     names.check(f"option of config.{where}", name, allowed)
-  given = {k: v for k, v in context.items() if k in parameters}
-  return make(**options, **given)
+  missing = [
+    f"config.{where}.{k}"
+    for k in allowed
+    if parameters[k].default is inspect.Parameter.empty
+    and options.get(k) is None
+  ]
+  if missing:
+    raise ValueError(f"{', '.join(missing)} must be given: --{missing[0]}=...")
+  return {**options, **{k: v for k, v in context.items() if k in parameters}}
 
 
 def _module(kind: str, name: str):

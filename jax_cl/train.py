@@ -59,8 +59,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   """
   build.check(config)
   what = build.problem(config)
-  method = build.method(config, len(what.domains))
-  steps = build.steps(config, what, method)
+  method = build.method(config, len(what.domains), build.trains(what))
+  steps = update.loud(build.steps(config, what, method))
   console = Console(
     config.verbose, config.log_interval, config.use_progress_bar
   )
@@ -208,8 +208,13 @@ class _Run:
     """Hands the memory each demonstration once, and all that was done."""
     if self.steps.remember is None:
       return
-    if n < self.what.stages[k].clone_steps:
-      if n >= problems.per_epoch(demos, self.batch_size):
+    cloned = self.what.stages[k].clone_steps
+    if n < cloned:
+      epoch = problems.per_epoch(demos, self.batch_size)
+      first = 0
+      if self.method.demos == "last":
+        first = max(cloned // epoch - 1, 0) * epoch
+      if self.method.demos == "none" or not first <= n < first + epoch:
         return
     else:
       batch = self.everything(k, n, episodes)

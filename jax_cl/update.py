@@ -115,7 +115,8 @@ def make(
     p_t = optax.apply_updates(p, u)
     cl = method.step(state.cl, p, p_t, g, aux, stage)
     buffer = method.touch(state.buffer, mem, aux)
-    scalars = {k: v for k, v in aux.items() if k != "task_grads"}
+    arrays = {k: v for k, v in aux.items() if k != "task_grads"}
+    scalars = {k: v for k, v in arrays.items() if jnp.ndim(v) == 0}
     metrics = {
       **scalars,
       "grad_norm": optax.tree.norm(g),
@@ -128,10 +129,9 @@ def make(
 
   def remember(state: TrainState, frozen, batch: Batch):
     obj = objective(state, frozen)
-    items = method.store(
-      obj, state.cl, state.params, batch, _key(state, _STORE)
-    )
-    buffer = memory.add(state.buffer, items, state.step)
+    k_store, k_add = jax.random.split(_key(state, _STORE))
+    items = method.store(obj, state.cl, state.params, batch, k_store)
+    buffer = method.add(state.buffer, items, state.step, k_add)
     return state._replace(buffer=buffer)
 
   def end(state: TrainState, frozen, batches: Batch):
@@ -173,6 +173,35 @@ def make(
 def phase_step(fraction: float, steps: int) -> int:
   """After which step of a stage a phase comes: even a short stage has one."""
   return max(1, int(fraction * steps))
+
+
+def loud(steps: Steps) -> Steps:
+  """`steps` whose ValueErrors are RuntimeErrors.
+
+  `init` may refuse what it is given, as everything before it may. Afterwards a
+  ValueError is a bug in a method or an agent, and must not pass for a mistake
+  in the config.
+  """
+
+  def wrap(f):
+    @functools.wraps(f)
+    def call(*args, **kwargs):
+      try:
+        return f(*args, **kwargs)
+      except ValueError as e:
+        raise RuntimeError(f"a method or an agent failed in a step: {e}") from e
+
+    return call
+
+  return steps._replace(
+    start=wrap(steps.start),
+    update=wrap(steps.update),
+    remember=steps.remember and wrap(steps.remember),
+    phases=tuple((x, wrap(f)) for x, f in steps.phases),
+    end=wrap(steps.end),
+    observe=wrap(steps.observe),
+    view=wrap(steps.view),
+  )
 
 
 def state_bytes(state: TrainState) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jax_cl import tree
+from jax_cl import memory, tree
 from jax_cl.types import Batch, Objective
 
 PyTree = Any
@@ -47,7 +47,8 @@ class Method(NamedTuple):
   # Where `needs` has "stage_at_test", `stage` may be any earlier one
   view: Callable = lambda cl, p, stage: p
   # (obj, cl, p, batch, mem, stage, key) -> (g, aux): aux holds scalars to
-  # log, and `task_grads`, the gradient without penalties (SI)
+  # log, `task_grads`, the gradient without penalties (SI), and what `touch`
+  # reads
   grads: Callable = task_grads
   # (cl, p, u, stage) -> u: after the optimiser
   update: Callable = lambda cl, p, u, stage: u
@@ -61,9 +62,11 @@ class Method(NamedTuple):
   mix: Callable = lambda cl, stage: None
   # (obj, cl, p, batch, key) -> memory.Items | None: what is remembered
   store: Callable = lambda obj, cl, p, batch, key: None
+  # (buffer, items, step, key) -> buffer: a ring, or `memory.reservoir`
+  add: Callable = memory.add
   # (cl, buffer, stage, key) -> memory.Sample | None: leaves [k, b, ...]
   draw: Callable = lambda cl, buffer, stage, key: None
-  # (buffer, mem, aux) -> buffer: priorities, counts, ages
+  # (buffer, mem, aux) -> buffer: priorities, counts; see `memory.touch`
   touch: Callable = lambda buffer, mem, aux: buffer
   # (cl, val_row f32[domains], stage) -> cl: after each evaluation on val
   observe: Callable = lambda cl, val_row, stage: cl
@@ -72,6 +75,9 @@ class Method(NamedTuple):
   needs: frozenset = frozenset()  # a part of NEEDS
   rows: int = 0  # how many rows of the stage `end` reads, 0: none
   capacity: int = 0  # rows remembered a domain; 0: no memory
+  # which epoch of a stage's demonstrations `store` is given: the "first", the
+  # "last" (outputs of a learner that knows them), or "none" (own episodes only)
+  demos: str = "first"
 
 
 def penalty(f: Callable, scalars: Callable | None = None) -> Callable:
@@ -200,10 +206,12 @@ def chain(*methods: Method) -> Method:
     mix=mix,
     store=lambda obj, cl, p, b, key: owner.store(obj, cl[core], p, b, key),
     draw=lambda cl, buffer, stage, k: owner.draw(cl[core], buffer, stage, k),
+    add=owner.add,
     touch=owner.touch,
     observe=each(lambda m: m.observe),
     report=report,
     needs=frozenset().union(*(m.needs for m in methods)),
     rows=max(m.rows for m in methods),
     capacity=owner.capacity,
+    demos=owner.demos,
   )
