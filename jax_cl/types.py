@@ -156,6 +156,10 @@ class Stage:
 
 # --------------------------------------------------------------------- pytrees
 
+# A `logp_old` of tokens that no policy sampled (demonstrations, replayed rows
+# to be cloned): no log-probability is positive, so it cannot be mistaken.
+CLONED = 1.0
+
 
 class Batch(NamedTuple):
   """Rows to learn from. Every leaf leads with B; padding rows weigh 0.
@@ -168,7 +172,7 @@ class Batch(NamedTuple):
   obs: PyTree  # leaves [B, ...]
   action: Array  # int32[B, T]
   mask: Array  # float32[B, T], 1 where the policy chose the action
-  logp_old: Array  # float32[B, T], from the sampler, not recomputed
+  logp_old: Array  # float32[B, T], the sampler's, not recomputed; or CLONED
   adv: Array  # float32[B]; 1 in cloning, which makes cloning the same loss
   weight: Array  # float32[B]; 0 for padding
   domain: Array  # int32[B], place of the domain in the stream

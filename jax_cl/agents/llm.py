@@ -1,0 +1,282 @@
+"""The LLM as a learner: rows of tokens, trained by GRPO, cloning, or both.
+
+A row is one conversation: `obs` holds `tokens`, `positions` and `segments`
+(int32[B, T]; segment 0 is padding), `action` the next tokens, `mask` 1 where
+the policy sampled them. A row whose `logp_old` is `types.CLONED` was sampled by
+nobody: its tokens' likelihood is learned, weighted by the advantage. The two
+kinds meet in one batch by their rows,
+
+  L = (n_pg L_pg + n_bc L_bc) / (n_pg + n_bc) + kl KL(pi, base) - bonus H(pi),
+
+n being sums of row weights, L_pg one of `losses.grpo` and L_bc the mean over
+tokens of -A log pi.
+
+Everything is summed over micro-batches of `micro` rows, each rematerialised,
+and divided once, so that gradients depend on neither their number nor on
+padding. Logits exist for `chunk` positions of a micro-batch at a time. What is
+trained is a sub-tree (`trains`): methods never see the rest. With adapters the
+base model is the tree without them, so the KL reference costs no memory; when
+the whole tree is trained, a copy is kept only if `kl` > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_cl import tree
+from jax_cl.losses import fisher, grpo, policy
+from jax_cl.policies.base import Policy
+from jax_cl.types import CLONED, Agent, Batch, Objective
+
+PyTree = Any
+Sums = dict[str, grpo.Sums]
+
+
+def make(
+  *,
+  model: Policy,
+  load: Callable[[Any], PyTree],
+  length: int,
+  trains: str = ".*",
+  loss: str = "grpo",
+  loss_args: Mapping[str, Any] | None = None,
+  kl: float = 0.0,
+  kl_estimator: str = "k3",
+  entropy_bonus: float = 0.0,
+  temperature: float = 1.0,
+  micro: int = 0,
+  chunk: int = 256,
+  top_k: int = 0,
+) -> Agent:
+  """An agent of one model.
+
+  Args:
+    model: the policy; its config may ask for adapters.
+    load: (key) -> params: pretrained ones, or new ones made with the key.
+    length: T, tokens of a row.
+    trains: regex of the paths that learn, `.*lora_[ab]` for adapters alone.
+    loss, loss_args: a name of `losses.grpo.LOSSES` and its options.
+    kl, kl_estimator: strength of the pull to the base model, and k2 or k3.
+    entropy_bonus: weight of the policy's entropy, nats.
+    temperature: of sampling; log-probabilities are those of the tempered
+      softmax, which is what acted.
+    micro: rows of a micro-batch, 0: the whole batch at once.
+    chunk: positions whose logits exist at a time.
+    top_k: `Objective.out` gives so many logits and their ids, the largest of
+      each position (f32[B, T, K], int32[B, T, K]); 0: all, f32[B, T, V].
+  """
+  if not temperature > 0:
+    raise ValueError(f"agent.temperature is {temperature}; it must be > 0")
+  if kl < 0 or micro < 0 or chunk < 1 or top_k < 0:
+    raise ValueError(
+      f"agent needs kl >= 0, micro >= 0, chunk >= 1, top_k >= 0; got kl {kl}, "
+      f"micro {micro}, chunk {chunk}, top_k {top_k}"
+    )
+  pg = grpo.loss(loss, dict(loss_args or {}))
+  estimator = grpo.penalty(kl_estimator)
+
+  def init(key):
+    params = load(key)
+    keep = tree.select(params, trains)
+    if not any(jax.tree.leaves(keep)):
+      raise ValueError(
+        f"agent.trains is {trains!r}, which matches none of "
+        f"{tree.paths(params)[:4]}, ...: adapters need model.lora_rank > 0"
+      )
+    p, rest = tree.split(params, keep)
+    base = None
+    if kl:  # holes of `rest` filled for a reference without adapters
+      base = _without_adapters(params) if _adapted(params) else params
+    return p, {"rest": rest, "base": base}
+
+  def objective(frozen) -> Objective:
+    whole = lambda p: tree.join(p, frozen["rest"])
+
+    def tokens(params, batch: Batch):
+      """(log pi of the actions, entropy, was it the mode): f32[B, T] each."""
+      obs = batch.obs
+      x, _ = model.hidden(
+        params, obs["tokens"], obs["positions"], obs["segments"]
+      )
+      return _in_chunks(
+        lambda x, a: _read(model.unembed(params, x) / temperature, a),
+        chunk, x, batch.action,
+      )  # fmt: skip
+
+    def logp(p, batch):
+      return tokens(whole(p), batch)[0]
+
+    def rows(p, batch):
+      return -batch.adv * grpo.row_mean(logp(p, batch), batch.mask)
+
+    def out(p, batch, ids=None):
+      params, obs = whole(p), batch.obs
+      x, _ = model.hidden(
+        params, obs["tokens"], obs["positions"], obs["segments"]
+      )
+      logits = lambda x: model.unembed(params, x) / temperature
+      if ids is not None:
+        at = lambda x, i: jnp.take_along_axis(logits(x), i, axis=-1)
+        return _in_chunks(at, chunk, x, ids)
+      if top_k:
+        best = lambda x, _: tuple(jax.lax.top_k(logits(x), top_k))
+        return _in_chunks(best, chunk, x, batch.action)
+      return logits(x)
+
+    def sums(p, batch: Batch) -> Sums:
+      """All terms of the loss and all figures, as (sum, count)."""
+      logp_BT, entropy_BT, hit_BT = tokens(whole(p), batch)
+      cloned_B = jnp.any((batch.logp_old > 0) & (batch.mask > 0), axis=1)
+      new = batch._replace(weight=batch.weight * ~cloned_B)
+      old = batch._replace(weight=batch.weight * cloned_B)
+      nothing = jnp.zeros(())
+      out = {
+        "pg": pg(logp_BT, new),
+        "bc": grpo.by_token(-batch.adv[:, None] * logp_BT, old),
+        "pg_rows": (jnp.sum(new.weight), nothing),
+        "bc_rows": (jnp.sum(old.weight), nothing),
+        "entropy": grpo.by_token(entropy_BT, batch),
+        "logp": grpo.by_token(logp_BT, batch),
+        "accuracy": grpo.by_token(hit_BT, batch),
+        **grpo.statistics(logp_BT, new),
+      }
+      if kl:
+        ref_BT = jax.lax.stop_gradient(tokens(frozen["base"], batch)[0])
+        out["kl_base"] = grpo.by_token(grpo.k1(logp_BT, ref_BT), new)
+        out["kl_loss"] = grpo.by_token(estimator(logp_BT, ref_BT), new)
+      return out
+
+    def loss_(p, batch, key):
+      del key  # no dropout here
+      total = _accumulate(lambda b: sums(p, b), batch, micro)
+      n_pg, n_bc = total.pop("pg_rows")[0], total.pop("bc_rows")[0]
+      means = {k: s / jnp.maximum(n, 1e-8) for k, (s, n) in total.items()}
+      value = n_pg * means.pop("pg") + n_bc * means.pop("bc")
+      value /= jnp.maximum(n_pg + n_bc, 1e-8)
+      if kl:
+        value += kl * means.pop("kl_loss")
+      value -= entropy_bonus * means["entropy"]
+      return value, means
+
+    # Rows of the Fisher information are the policy's own samples.
+    own = lambda p, batch, key: fisher.empirical(obj, p, batch, key)
+    obj = Objective(loss=loss_, rows=rows, logp=logp, out=out, fisher=own)
+    return obj
+
+  def act(p, frozen, obs, key, greedy):
+    raise NotImplementedError("an LLM acts through jax_cl.engine")
+
+  row = ((length,), np.int32)
+  spec = {"tokens": row, "positions": row, "segments": row}
+  return Agent(init=init, objective=objective, act=act, obs_spec=spec)
+
+
+def rows(
+  conversations: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+  length: int,
+) -> dict[str, Any]:
+  """obs, action, mask and logp_old of conversations (ids, mask, logp).
+
+  The three arrays of a conversation have one length n <= length + 1; the first
+  token is read, never predicted. Raises ValueError where they differ or a
+  sampled token has no log-probability: never a silent 0.
+  """
+  B, T = len(conversations), length
+  ids, mask = np.zeros((B, T + 1), np.int32), np.zeros((B, T + 1), np.float32)
+  logp, real = np.zeros((B, T + 1), np.float32), np.zeros((B, T + 1), bool)
+  for b, (i, m, l) in enumerate(conversations):
+    n = len(i)
+    if not n == len(m) == len(l) or n > T + 1:
+      raise ValueError(
+        f"conversation {b} has {n} ids, {len(m)} mask entries and {len(l)} "
+        f"log-probabilities; all must be one number, at most {T + 1}"
+      )
+    if not np.isfinite(np.asarray(l)[np.asarray(m) > 0]).all():
+      raise ValueError(f"conversation {b}: a sampled token has no logprob")
+    ids[b, :n], mask[b, :n], logp[b, :n], real[b, :n] = i, m, l, True
+  positions = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+  return {
+    "obs": {
+      "tokens": ids[:, :-1],
+      "positions": np.where(real[:, :-1], positions, 0).astype(np.int32),
+      "segments": real[:, :-1].astype(np.int32),
+    },
+    "action": ids[:, 1:],
+    "mask": mask[:, 1:] * real[:, 1:],
+    "logp_old": np.where(mask[:, 1:] > 0, logp[:, 1:], 0.0).astype(np.float32),
+  }
+
+
+def cloned(
+  ids: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """A demonstration as a conversation of `rows`."""
+  return ids, mask, np.full(len(ids), CLONED, np.float32)
+
+
+# ---------------------------------------------------------------------- inside
+
+
+def _read(logits_BTV, action_BT):
+  hit_BT = jnp.argmax(logits_BTV, axis=-1) == action_BT
+  return (
+    policy.log_prob(logits_BTV, action_BT),
+    policy.entropy(logits_BTV),
+    hit_BT.astype(jnp.float32),
+  )
+
+
+def _in_chunks(f, size: int, x_BTD, of):
+  """f(x, of) for `size` positions at a time; leaves lead with B, T."""
+  B, T = of.shape[:2]
+  if T <= size:
+    return f(x_BTD, of)
+  n = -(-T // size)
+  cut = lambda a: jnp.moveaxis(
+    jnp.pad(a, ((0, 0), (0, n * size - T), *((0, 0),) * (a.ndim - 2))).reshape(
+      B, n, size, *a.shape[2:]
+    ),
+    1,
+    0,
+  )
+  # Checkpointed: only x is kept for the way back, not the logits.
+  body = jax.checkpoint(lambda xa: f(*xa))
+  parts = jax.lax.map(body, (cut(x_BTD), cut(of)))
+  glue = lambda y: jnp.moveaxis(y, 0, 1).reshape(B, n * size, *y.shape[3:])
+  return jax.tree.map(lambda y: glue(y)[:, :T], parts)
+
+
+def _accumulate(f: Callable[[Batch], Sums], batch: Batch, micro: int) -> Sums:
+  """Sum of f over micro-batches; the last one is filled with weight 0."""
+  B = batch.weight.shape[0]
+  if not micro or micro >= B:
+    return f(batch)
+  n = -(-B // micro)
+  cut = lambda x: jnp.pad(
+    x, ((0, n * micro - B), *((0, 0),) * (x.ndim - 1))
+  ).reshape(n, micro, *x.shape[1:])
+  parts = jax.tree.map(cut, batch)
+  first = jax.eval_shape(f, jax.tree.map(lambda x: x[0], parts))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
+  body = jax.checkpoint(lambda part: f(part))
+  add = lambda total, part: (jax.tree.map(jnp.add, total, body(part)), None)
+  return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _adapted(params: PyTree) -> bool:
+  return any(p.endswith("/lora_a") for p in tree.paths(params))
+
+
+def _without_adapters(params: PyTree) -> PyTree:
+  if not isinstance(params, dict):
+    return params
+  return {
+    k: _without_adapters(v)
+    for k, v in params.items()
+    if k not in ("lora_a", "lora_b")
+  }
