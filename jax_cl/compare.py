@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_cl import build, logs, metrics, names, reports, train
+from jax_cl import build, logs, metrics, names, reports, shell, train
 from jax_cl import main as main_
 from jax_cl.console import Console
 from jax_cl.reports import tables
@@ -133,7 +133,8 @@ def parse_orders(config: ConfigDict, text: str) -> list[Order]:
     order = tuple(d.strip() for d in part.split(","))
     if sorted(order) != sorted(domains):
       raise ValueError(
-        f"--orders: {part!r} is no order of {', '.join(domains)}; write "
+        f"--orders: {part!r} is no order of {', '.join(domains)}"
+        f"{names.nearest(part, ('config', 'latin'))}; write "
         f"{','.join(domains)};{','.join(domains[::-1])}, or latin"
       )
     orders.append(order)
@@ -410,13 +411,8 @@ def _curve(runs, split: str) -> list[list[Any]]:
 # ------------------------------------------------------------------- the shell
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str):
-    raise ValueError(message)
-
-
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
-  parser = _Parser(
+  parser = shell.Parser(
     prog="python -m jax_cl.compare",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -452,27 +448,22 @@ def share_compiles(folder: pathlib.Path) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else list(argv)
-  try:
-    options, config = parse(argv)
-    folder = pathlib.Path(options.workdir).absolute()
-    share_compiles(folder / "compiled")
-    found = compare(
-      config,
-      options.methods,
-      range(options.seeds),
-      folder,
-      orders=options.orders,
-      baselines=options.baselines,
-      repeat_aa=options.repeat_aa,
-      command=" ".join(["python -m jax_cl.compare", *argv]),
-    )
-  except ValueError as e:
-    print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
+  options, config = parse(argv)
+  folder = pathlib.Path(options.workdir).absolute()
+  share_compiles(folder / "compiled")
+  found = compare(
+    config,
+    options.methods,
+    range(options.seeds),
+    folder,
+    orders=options.orders,
+    baselines=options.baselines,
+    repeat_aa=options.repeat_aa,
+    command=" ".join(["python -m jax_cl.compare", *argv]),
+  )
   print_summary(found, options.workdir)
   return 1 if found["failures"] else 0
 

@@ -9,7 +9,6 @@ the run's log. Exit code 1 where one differs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jax_cl import build, checkpoint, logs, metrics, update
+from jax_cl import build, checkpoint, logs, metrics, names, shell, update
 from jax_cl.console import Console
 from jax_cl.methods.base import Method
 from jax_cl.problems.base import Problem
@@ -103,7 +102,7 @@ def again(
   """(rows of one stage, evaluated anew; what differs from the log)."""
   config = read_config(workdir)
   what = build.problem(config)
-  method = build.method(config, len(what.domains))
+  method = build.method(config, len(what.domains), build.trains(what))
   steps = build.steps(config, what, method)
   ends = [k - 1 for k, step in checkpoint.places(workdir) if step == 0]
   if stage is None and ends:
@@ -141,21 +140,21 @@ def again(
   return rows, wrong
 
 
+@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(
+  parser = shell.Parser(
     prog="python -m jax_cl.evaluate", description=__doc__.split("\n")[0]
   )
   parser.add_argument("--workdir", required=True)
   parser.add_argument("--stage", type=int, default=None)
-  parser.add_argument("--split", choices=("val", "test"), default="test")
+  parser.add_argument("--split", default="test", help="test or val")
   args = parser.parse_args(argv)
-  try:
-    rows, wrong = again(args.workdir, args.stage, args.split)
-    if not any(rows.values()):
-      raise ValueError(f"this run evaluates nothing on {args.split}")
-  except ValueError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
+  names.check("split", args.split, ("test", "val"))
+  rows, wrong = again(args.workdir, args.stage, args.split)
+  if not any(rows.values()):
+    raise ValueError(
+      f"this run evaluates nothing on {args.split}: see config.eval.val_trials"
+    )
   stage = next(r["stage"] for some in rows.values() for r in some)
   console = Console()
   console.table(stage, scores(rows))

@@ -18,27 +18,19 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jax_cl import names
+from jax_cl import names, shell
 
 
+@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
   args = list(sys.argv if argv is None else ["main", *argv])
   if {"--help", "-h", "--helpfull"} & set(args):
     print(__doc__)
     return 0
-  try:
-    config, workdir = parse(args)
-    from jax_cl import train  # after the flags: a typo costs no import of jax
+  config, workdir = parse(args)
+  from jax_cl import train  # after the flags: a typo costs no import of jax
 
-    train.run(config, workdir)
-  except ValueError as e:
-    print(f"error: {_one_line(e)}", file=sys.stderr)
-    return 2
-  except FloatingPointError as e:
-    print(f"stopped: {_one_line(e)}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    return 130
+  train.run(config, workdir)
   return 0
 
 
@@ -47,11 +39,18 @@ def parse(args: Sequence[str]) -> tuple[ConfigDict, str]:
   values = _parse(args)
   if values.config is None:
     raise ValueError("which experiment? give --config=configs/NAME.py")
-  name = next(a for a in args if a.lstrip("-").split("=")[0] == "config")
-  file = name.split("=", 1)[1] if "=" in name else args[args.index(name) + 1]
-  stem = pathlib.Path(file.split(":")[0]).stem
-  variant = "-" + file.split(":", 1)[1] if ":" in file else ""
-  return values.config, values.workdir or f"runs/{stem}{variant}"
+  file, _, variant = _config_file(args).partition(":")
+  name = "-".join(filter(None, (pathlib.Path(file).stem, variant)))
+  return values.config, values.workdir or f"runs/{name}"
+
+
+def _config_file(args: Sequence[str]) -> str:
+  """What the flag says, `:variant` included; "" where it is not given."""
+  for i, arg in enumerate(args):
+    name, given, value = arg.lstrip("-").partition("=")
+    if name == "config" and arg.startswith("-"):
+      return value if given else (*args, "")[i + 1]
+  return ""
 
 
 def _parse(args: Sequence[str]) -> flags.FlagValues:
@@ -73,6 +72,7 @@ def _parse(args: Sequence[str]) -> flags.FlagValues:
   except (AttributeError, KeyError) as e:
     raise ValueError(_mistyped(args) or str(e)) from e
   except (OSError, ImportError, SyntaxError) as e:
+    _check_file(pathlib.Path(_config_file(args).partition(":")[0]))
     raise ValueError(f"the config cannot be loaded: {_reason(e)}") from e
   if rest:
     raise ValueError(
@@ -95,13 +95,20 @@ def _mistyped(args: Sequence[str]) -> str | None:
   return None
 
 
+def _check_file(path: pathlib.Path) -> None:
+  """Names the nearest file where there is none of this name."""
+  if not path.parent.is_dir():
+    raise ValueError(
+      f"no folder {str(path.parent)!r} for the config {path.name}: call from "
+      "the folder of the checkout, or give the whole path"
+    )
+  there = [str(p) for p in path.parent.glob("*.py")]
+  names.check("config", str(path), [f for f in there if "__" not in f])
+
+
 def _reason(e: BaseException) -> str:
   """The innermost line of a loading error, without its list of attempts."""
   return str(e).strip().splitlines()[-1].strip()
-
-
-def _one_line(e: BaseException) -> str:
-  return " ".join(str(e).split())
 
 
 if __name__ == "__main__":

@@ -38,16 +38,18 @@ R's row k + 1 comes from the "eval" rows of stage k with that split's largest
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
+
+from jax_cl import shell
 
 Row = Mapping[str, Any]
 Run = Mapping[str, Any]
@@ -712,21 +714,20 @@ def _or_none(x) -> float | None:
   return float(x) if math.isfinite(x) else None
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
+@shell.command
+def main(argv: Sequence[str] | None = None) -> int:
+  parser = shell.Parser(
     prog="python -m jax_cl.metrics", description="Redo results.json."
   )
   parser.add_argument("--workdir", required=True)
   parser.add_argument("--resamples", type=int, default=1000)
   args = parser.parse_args(argv)
-  try:
-    out = recompute(args.workdir, args.resamples)
-  except ValueError as e:
-    raise SystemExit(str(e)) from None
+  out = recompute(args.workdir, args.resamples)
   from jax_cl.console import Console
 
   Console().final(out, args.workdir, "test" if "test" in out else "val")
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

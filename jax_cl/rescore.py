@@ -9,29 +9,27 @@ reward differs, or if any answer of a tool is not what the replay gives.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from jax_cl import names, shell
 from jax_cl.tasks import recorded, rewards
 
 
+@shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(
+  parser = shell.Parser(
     prog="python -m jax_cl.rescore", description="Judges conversations anew."
   )
   parser.add_argument("file", help="tau2 results or trajectories, .json[.gz]")
   parser.add_argument(
-    "--evaluation", default="all", choices=rewards.EVALUATIONS
+    "--evaluation", default="all", help=", ".join(rewards.EVALUATIONS)
   )
   parser.add_argument("--judge", help="litellm model for NL assertions")
   parser.add_argument("--data_dir", help="tau2's data, if not the installed")
   args = parser.parse_args(argv)
-  try:
-    return rescore(args.file, args.evaluation, args.judge, args.data_dir)
-  except ValueError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
+  names.check("evaluation", args.evaluation, rewards.EVALUATIONS)
+  return rescore(args.file, args.evaluation, args.judge, args.data_dir)
 
 
 def rescore(

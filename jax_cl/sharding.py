@@ -24,7 +24,9 @@ def data_parallel(devices: int) -> Layout:
   """The first `devices` devices of this host."""
   if devices > jax.device_count():
     raise ValueError(
-      f"train.devices is {devices}, but there are {jax.device_count()}"
+      f"train.devices is {devices}, but there are {jax.device_count()} "
+      f"({jax.default_backend()}): set config.train.devices to "
+      f"{jax.device_count()} or less"
     )
   if devices == 1:
     return Layout(None, None)

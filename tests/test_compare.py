@@ -197,6 +197,8 @@ def test_orders(config):
   assert named == [("retail", "airline", "telecom"), DOMAINS]
   with pytest.raises(ValueError, match="no order of airline, retail, telecom"):
     compare.parse_orders(config, "airline,retail")
+  with pytest.raises(ValueError, match="did you mean 'latin'"):
+    compare.parse_orders(config, "latn")
   assert compare.parse_orders(blobs.get_config(), "config") == [()]
   with pytest.raises(ValueError, match="no domains to put in order"):
     compare.parse_orders(blobs.get_config(), "latin")
@@ -213,6 +215,7 @@ def test_orders(config):
     (["--methods=replay", "--config.cl.nam=x"], "did you mean 'name'"),
     (["--methods=replay", "--seeds=0"], "must be 1 or more"),
     (["--methods=replay", "--orders=latin"], "no domains"),
+    (["--methods=replay", "--seeds=x"], "invalid int value: 'x'"),
   ],
 )
 def test_mistakes_are_answered_in_one_line(args, said, capsys, tmp_path):

@@ -32,6 +32,8 @@ def test_a_difference_from_the_log_is_told(finished, tmp_path, capsys):
 def test_mistakes_are_answered_in_a_line(finished, tmp_path, capsys):
   assert evaluate.main([f"--workdir={tmp_path}"]) == 2
   assert evaluate.main([f"--workdir={finished[0]}", "--stage=7"]) == 2
-  first, second = capsys.readouterr().err.splitlines()
+  assert evaluate.main([f"--workdir={finished[0]}", "--split=tets"]) == 2
+  first, second, third = capsys.readouterr().err.splitlines()
   assert "no config.json" in first
   assert "no checkpoint after stage 7; it has [-1, 0, 1, 2]" in second
+  assert "unknown split 'tets' (did you mean 'test'?)" in third

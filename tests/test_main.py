@@ -1,4 +1,7 @@
 import pathlib
+import sys
+import traceback
+import types
 
 import pytest
 import small
@@ -19,7 +22,8 @@ def at_the_root(monkeypatch):
   "arguments, message",
   [
     ([], "which experiment?"),
-    (["--config=configs/blobz.py"], "configs/blobz.py"),
+    (["--config=configs/blobz.py"], "did you mean 'configs/blobs.py'"),
+    (["--config=configz/blobs.py"], "no folder 'configz'"),
     (["--confg=configs/blobs.py"], "Did you mean: config"),
     ([CONFIG, "quick"], "what is 'quick'?"),
     ([CONFIG, "--config.optim.rl=.1"], "unknown key of config.optim 'rl'"),
@@ -33,8 +37,8 @@ def at_the_root(monkeypatch):
     ([CONFIG, "--config.optim.name=sdg"], "did you mean 'sgd'"),
     ([CONFIG, "--config.writers=tensorbord"], "did you mean 'tensorboard'"),
     ([CONFIG, "--config.log_interval=0"], "config.log_interval is 0"),
-    ([CONFIG, "--config.train.devices=3"], "not a multiple of 3 devices"),
-    ([CONFIG, "--config.train.devices=16"], "there are 8"),
+    ([CONFIG, "--config.train.devices=3"], "batch_size to 30 or 33, or"),
+    ([CONFIG, "--config.train.devices=16"], "there are 8 (cpu): set config."),
   ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -92,3 +96,57 @@ def test_a_run_from_the_command_line(tmp_path, capsys):
   out = capsys.readouterr().out
   assert "Task 1: PERM1" in out and f"Files are in {tmp_path}/run" in out
   assert (tmp_path / "run" / "results.json").exists()
+
+
+def run_with(source, tmp_path, monkeypatch, *arguments):
+  """main's exit code, with a method file that somebody has added."""
+  added = types.ModuleType("jax_cl.methods.added")
+  exec(compile(source, str(tmp_path / "added.py"), "exec"), added.__dict__)
+  monkeypatch.setitem(sys.modules, added.__name__, added)
+  there = build.known
+  monkeypatch.setattr(build, "known", lambda kind: [*there(kind), "added"])
+  arguments = ["--config.cl.name=added", *arguments]
+  return main.main([CONFIG, *arguments, f"--workdir={tmp_path}/run"])
+
+
+BUG = """
+from jax_cl.methods.base import Method
+
+def grads(obj, cl, p, batch, mem, stage, key):
+  raise ValueError("a shape that does not fit")
+
+def make():
+  return Method(grads=grads)
+"""
+
+
+def test_a_bug_in_a_method_keeps_its_traceback(tmp_path, monkeypatch):
+  with pytest.raises(RuntimeError, match="failed in a step: a shape") as e:
+    run_with(BUG, tmp_path, monkeypatch)
+  frames = traceback.extract_tb(e.value.__cause__.__traceback__)
+  assert frames[-1].filename == str(tmp_path / "added.py")
+
+
+def test_a_bug_in_make_keeps_its_traceback(tmp_path, monkeypatch):
+  with pytest.raises(ValueError, match="invalid literal"):
+    run_with("def make(): return int('one')", tmp_path, monkeypatch)
+
+
+def test_options_without_a_default_are_asked_for(tmp_path, monkeypatch, capsys):
+  source = "def make(*, batch_size, alpha, beta, gamma=1): return 1 / 0"
+  assert run_with(source, tmp_path, monkeypatch) == 2
+  assert capsys.readouterr().err == (
+    "error: config.cl.args.added.alpha, config.cl.args.added.beta must be "
+    "given: --config.cl.args.added.alpha=...\n"
+  )
+  options = "--config.cl.args.added.alpha=.5", "--config.cl.args.added.beta=x"
+  with pytest.raises(ZeroDivisionError):  # they have reached it
+    run_with(source, tmp_path, monkeypatch, *options)
+
+
+def test_mistakes_come_before_anything_is_built(tmp_path, monkeypatch, capsys):
+  built = []
+  monkeypatch.setattr(build, "problem", built.append)
+  for argument in ("cl.name=added", "optim.name=sdg", "writers=csv"):
+    assert main.main([CONFIG, f"--config.{argument}"]) == 2
+  assert not built

@@ -13,21 +13,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_cl import bench, names
+from jax_cl import bench, names, shell
 
 
+@shell.command
 def main(argv: Sequence[str]) -> int:
   known = sorted(
     m.name for m in pkgutil.iter_modules(bench.__path__) if m.name[0] != "_"
   )
-  try:
-    name, options = _parse(argv, known)
-    module = importlib.import_module(f"jax_cl.bench.{name}")
-    out = options.pop("out", None)
-    _check("option", options, list(inspect.signature(module.run).parameters))
-  except ValueError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 2
+  name, options = _parse(argv, known)
+  module = importlib.import_module(f"jax_cl.bench.{name}")
+  out = options.pop("out", None)
+  _check("option", options, list(inspect.signature(module.run).parameters))
   start = time.perf_counter()
   rows = []
   for row in module.run(**options):
