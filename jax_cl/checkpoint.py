@@ -21,6 +21,10 @@ from orbax.checkpoint import v1 as ocp
 
 from jax_cl.types import TrainState
 
+REMEDY = (
+  "delete it and any later one, and the run's command makes them again from "
+  "the one before"
+)
 _NAME = re.compile(r"stage(\d{3,})-step(\d{6,})")
 
 
@@ -88,8 +92,9 @@ def restore(
   ):
     if x.shape != y.shape or x.dtype != y.dtype:
       raise ValueError(
-        f"{path} is of another config: {jax.tree_util.keystr(where)} is "
-        f"{y.dtype}{list(y.shape)} there, {x.dtype}{list(x.shape)} here"
+        f"checkpoint {path} is damaged, or of another config "
+        f"({jax.tree_util.keystr(where)} is {y.dtype}{list(y.shape)} there, "
+        f"{x.dtype}{list(x.shape)} here): {REMEDY}"
       )
   return state
 
@@ -99,12 +104,18 @@ def _load(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:
     with _context():
       return ocp.load_checkpointables(str(path), abstract)
   except Exception as e:  # orbax and tensorstore raise many kinds
-    reason = str(e).strip().splitlines()
     raise ValueError(
-      f"checkpoint {path} cannot be restored: it is damaged, or of another "
-      f"config; delete it to resume from the one before "
-      f"({type(e).__name__}: {reason[0][:160] if reason else ''})"
+      f"checkpoint {path} is damaged, or of another config ({_reason(e)}): "
+      f"{REMEDY}"
     ) from e
+
+
+def _reason(e: BaseException) -> str:
+  """The first line of what went wrong first; orbax wraps it several times."""
+  while (below := e.__cause__ or e.__context__) is not None:
+    e = below
+  lines = str(e).strip().splitlines()
+  return f"{type(e).__name__}: {lines[0][:110] if lines else ''}"
 
 
 def _context() -> ocp.Context:

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from jax_cl import evaluate
+from jax_cl import checkpoint, evaluate
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -37,3 +37,13 @@ def test_mistakes_are_answered_in_a_line(finished, tmp_path, capsys):
   assert "no config.json" in first
   assert "no checkpoint after stage 7; it has [-1, 0, 1, 2]" in second
   assert "unknown split 'tets' (did you mean 'test'?)" in third
+
+
+def test_a_damaged_checkpoint_of_an_old_stage(finished, tmp_path, capsys):
+  workdir = shutil.copytree(finished[0], tmp_path / "run")
+  damaged = checkpoint.path_of(workdir, 1, 0)
+  (damaged / "state" / "_METADATA").write_text("{")
+  assert evaluate.main([f"--workdir={workdir}", "--stage=0"]) == 2
+  err = capsys.readouterr().err
+  assert f"{damaged} is damaged" in err
+  assert "delete it and any later one, and the run's command makes" in err
