@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jax_cl.agents import mentions
-from jax_cl.tasks import actions, entities, reading
+from jax_cl.tasks import actions, entities, intents, reading
 from jax_cl.types import Decision
 
 BLOCKS = (
@@ -254,6 +254,8 @@ class Featurizer:
     things = state.seen.of("order") or state.seen.of("reservation")
     readable = self.space.reads and bool(things)
     out = np.zeros((len(self.space), WIDTH), np.float32)
+    choice = actions.Choice(None, self.space.acts, mask)
+    out[:, 30] = WISH * np.array(intents.hint(state, choice))
     for i, act in enumerate(self.space.acts):
       if not mask[i]:
         continue
@@ -441,6 +443,7 @@ class Featurizer:
     if not self.space.reads:
       return
     options, slot, act = choice.options, choice.slot, state.act
+    out[:, 86] = WISH * np.array(intents.hint(state, choice))
     wishes = [w for w in reading.open_wishes(state) if w.act == act.name]
     orders = [w.order.key for w in wishes]
     picked = {e.key for es in state.picks.values() for e in es}

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import entities, speech
+from jax_cl.tasks import entities, ledger, speech
 from jax_cl.types import ToolCall, ToolSchema, Turn
 
 MAX_CANDIDATES = 48  # C, options of one pointer choice
@@ -68,7 +68,8 @@ CONSTANTS: dict[str, str] = {
 SAY = (
   "ask:user_id", "ask:email", "ask:name_zip", "ask:phone_number",
   "ask:location", "ask:refuel", "ask:details",
-  "inform", "confirm", "transfer", "done",
+  "ask:items", "ask:reason", "ask:payment",
+  "inform", "refuse", "confirm", "transfer", "done",
 )  # fmt: skip
 
 
@@ -328,6 +329,7 @@ class State:
           self.results.add(content)  # a loop of one call must not grow
           tool = self.history[-1][0] if self.history else ""
           self.seen.read_result(content, self.turn, tool)
+          ledger.derive(self)
 
   def read_ticket(self, ticket: str) -> None:
     """Solo mode: the ticket stands in for the user's words."""
@@ -351,6 +353,8 @@ class State:
         for n in range(10)
       ]
     found = self.seen.of(slot.type)
+    if slot.type == "variant":
+      found = self._of_product(found)
     if len(found) <= MAX_CANDIDATES - 1:
       return found
     chosen = [e for es in self.picks.values() for e in es]
@@ -365,6 +369,16 @@ class State:
     rank = sorted(range(len(found)), key=rank_of)
     keep = sorted(rank[: MAX_CANDIDATES - 1])
     return [found[i] for i in keep]
+
+  def _of_product(self, found: list[entities.Entity]):
+    """Variants of the product of the item that is next to be replaced.
+
+    The tools take no others. All, where that product was not looked up.
+    """
+    items = [e for e in self.picks.get("item_ids", ()) if e is not STOP]
+    n = len(self.picks.get("new_item_ids", ()))
+    same = [e for e in found if n < len(items) and e.links & items[n].links]
+    return same or found
 
   def _legal(self, act: Act) -> bool:
     return all(

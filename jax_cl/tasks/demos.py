@@ -13,17 +13,24 @@ refuses anything that is not of the train split.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import actions, reading, stream, telecom_manual
+from jax_cl.tasks import (
+  actions,
+  answers,
+  intents,
+  reading,
+  stream,
+  telecom_manual,
+)
 from jax_cl.tasks import env as env_lib
 from jax_cl.types import Decision, Episode, TaskSpec, Turn
 
 Plan = Iterator[tuple[str, Mapping[str, Any]]]
 Record = Callable[[actions.State, actions.Choice, int], Decision]
 MAX_CLAUSES = 8  # times the user is asked for more
+MAX_STEPS = 24  # questions and look-ups before anything is done
 
 
 def train_only(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
@@ -105,7 +112,7 @@ def run(
     turn = None
     for index in path:
       choice = state.choice()
-      if record is not None and not reading.contradicts(state, choice, index):
+      if record is not None and not _contradicts(state, choice, index):
         decisions.append(record(state, choice, index))
       turn = state.choose(index)
     assert turn is not None, (name, arguments)
@@ -118,6 +125,17 @@ def run(
       spec, env.turns, _unfinished(), "max_steps", tuple(decisions), info
     )
   return env.episode(decisions, info)
+
+
+def _contradicts(state, choice: actions.Choice, index: int) -> bool:
+  """The choice is not what the dialogue seemed to ask for.
+
+  See `reading.contradicts`: to clone it would teach not to listen.
+  """
+  if reading.contradicts(state, choice, index):
+    return True
+  hints = intents.hint(state, choice)
+  return any(h > 0 for h in hints) and hints[index] <= 0
 
 
 def _unfinished():
@@ -162,18 +180,49 @@ def _hear_out(state: actions.State) -> Plan:
       return
 
 
+def _prepare(state: actions.State) -> Plan:
+  """Questions and look-ups that what was said calls for."""
+  kinds = {a.name: a for a in state.space.acts}
+  for _ in range(MAX_STEPS):
+    coming = intents.intents(state)
+    if not coming or coming[0].act in ("say:confirm", "say:inform", "say:done"):
+      return
+    if kinds[coming[0].act].write:
+      return
+    yield coming[0].act, coming[0].values
+
+
 def _finish(env: env_lib.Env) -> Plan:
   while not env.done:
     yield _say("done")
 
 
 def _informs(spec: TaskSpec, state: actions.State) -> Plan:
+  """What was asked for as far as it was understood, then the rest of gold."""
+  for _ in range(intents.MAX_INFORMS):
+    said = answers.told(state)
+    if not (values := _asked(state) or _left(spec, state, said)):
+      return
+    yield _say("inform", values=values[: actions.MAX_INFORM])
+    if answers.told(state) == said:
+      return  # it could not be said
+
+
+def _asked(state: actions.State) -> list[str]:
+  coming = intents.intents(state)
+  if coming and coming[0].act == "say:inform":
+    return list(coming[0].values["values"])
+  return []
+
+
+def _left(spec: TaskSpec, state: actions.State, said: set[str]) -> list[str]:
   criteria = stream.task(spec).evaluation_criteria
   wanted = list(criteria.communicate_info or ()) if criteria else []
   known = {str(e.value): e.value for e in state.seen.of("value")}
-  values = [known[w] for w in wanted if w in known]
-  for i in range(0, len(values), actions.MAX_INFORM):
-    yield _say("inform", values=values[i : i + actions.MAX_INFORM])
+  return [
+    known[v] for w in wanted if not any(w in x for x in said)
+    for v in (w, f"{w}0") if v in known
+  ]  # fmt: skip
 
 
 def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
@@ -255,10 +304,10 @@ def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   yield from _each(state, "user", "get_user_details", "user_id")
   yield from _each(state, "order", "get_order_details", "order_id")
   yield from _hear_out(state)
+  yield from _prepare(state)
   yield from _open_products(spec, state)
   if _asks_of_products(spec):
     yield from _act_on_gold(spec, state, reads=True)
-  yield from _informs(spec, state)
   yield from _settle(spec, env, state)
 
 
@@ -293,7 +342,7 @@ def _identify(state: actions.State) -> Plan:
 
 
 def _open_products(spec: TaskSpec, state: actions.State) -> Plan:
-  """Products whose variants will be chosen, in the order they were seen in."""
+  """Products whose variants will or might be chosen, in the order seen."""
   items = state.seen.by_type.get("item", {})
   key = actions.entities.key_of
   links = {
@@ -303,6 +352,7 @@ def _open_products(spec: TaskSpec, state: actions.State) -> Plan:
     for link in items[key(i)].links
   }  # fmt: skip
   tool, slot = "get_product_details", "product_id"
+  links |= {product.id for product in reading.unopened(state)}
   for product in state.seen.of("product"):
     if product.id in links:
       if product.key not in state.used.get((tool, slot), set()):
@@ -317,7 +367,6 @@ def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   yield from _each(state, "reservation", tool, "reservation_id")
   yield from _hear_out(state)
   yield from _act_on_gold(spec, state, reads=True)
-  yield from _informs(spec, state)
   yield from _settle(spec, env, state)
 
 
@@ -327,21 +376,11 @@ def _settle(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   Also where nothing is to be done: the user may take back what they asked.
   """
   yield _say("confirm")
+  yield from _prepare(state)  # for what only now was asked for
+  yield from _open_products(spec, state)
   yield from _act_on_gold(spec, state, reads=False)
-  yield from _informs_left(spec, state)
+  yield from _informs(spec, state)
   yield from _finish(env)
-
-
-def _informs_left(spec: TaskSpec, state: actions.State) -> Plan:
-  """Values that only the actions themselves brought up."""
-  said = {
-    v for name, args in state.history if name == "say:inform"
-    for v in json.loads(args)["values"]
-  }  # fmt: skip
-  for name, arguments in _informs(spec, state):
-    values = [v for v in arguments["values"] if v not in said]
-    if values:
-      yield name, {"values": values}
 
 
 def _telecom(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:

@@ -59,6 +59,8 @@ KEYS: dict[str, str] = {
   "destination": "airport",
   "date": "date",
 }
+# What a whole object is known by: the first of these keys that it has.
+RECORDS = ("order_id", "reservation_id", "product_id", "user_id")
 UNIONS: dict[str, tuple[str, ...]] = {"id": ("line", "bill", "customer")}
 MONTHS = {
   m: i + 1
@@ -74,9 +76,25 @@ _DATE = re.compile(
 _PERSON = re.compile(r"\b([A-Z][a-z]+) ([A-Z][a-z]+)\b")
 _ADDRESS = re.compile(
   r"(\d+ [A-Z][\w ]+?),\s*(?:((?:Suite|Apt|Unit|Apartment)\.? ?\w+),\s*)?"
-  r"([A-Z][A-Za-z .]+?),\s*([A-Z]{2}),?\s*(?:USA,?\s*)?(\d{5})"
+  r"([A-Z][A-Za-z .]+?),\s*(?:([A-Z]{2}|[A-Z][a-z]+(?: [A-Z][a-z]+)?),?\s*)?"
+  r"(?:USA,?\s*)?(\d{5})"
 )
 _NUMBER = re.compile(r"(?<![\w#.-])\$?(\d+(?:\.\d+)?)(?![\w-])")
+# USPS codes, as addresses in tool results have them.
+STATES: dict[str, str] = dict(
+  (pair[:2], pair[3:]) for pair in (
+    "AL:alabama,AK:alaska,AZ:arizona,AR:arkansas,CA:california,CO:colorado,"
+    "CT:connecticut,DE:delaware,DC:washington dc,FL:florida,GA:georgia,"
+    "HI:hawaii,ID:idaho,IL:illinois,IN:indiana,IA:iowa,KS:kansas,KY:kentucky,"
+    "LA:louisiana,ME:maine,MD:maryland,MA:massachusetts,MI:michigan,"
+    "MN:minnesota,MS:mississippi,MO:missouri,MT:montana,NE:nebraska,"
+    "NV:nevada,NH:new hampshire,NJ:new jersey,NM:new mexico,NY:new york,"
+    "NC:north carolina,ND:north dakota,OH:ohio,OK:oklahoma,OR:oregon,"
+    "PA:pennsylvania,RI:rhode island,SC:south carolina,SD:south dakota,"
+    "TN:tennessee,TX:texas,UT:utah,VT:vermont,VA:virginia,WA:washington,"
+    "WV:west virginia,WI:wisconsin,WY:wyoming"
+  ).split(",")
+)  # fmt: skip
 ADDRESS = ("address1", "address2", "city", "state", "country", "zip")
 
 
@@ -115,6 +133,8 @@ class Seen:
   def __init__(self, year: int = 2024):
     self.by_type: dict[str, dict[str, Entity]] = {}
     self.answers: set[str] = set()
+    self.records: dict[str, Any] = {}  # id -> the object as last seen
+    self.first: dict[str, Any] = {}  # id -> the object as first seen
     self.year = year  # of the domain's clock: "May 20" has no year
 
   def add(
@@ -163,7 +183,7 @@ class Seen:
       person = {"first_name": first.title(), "last_name": last.title()}
       self.add("person", person, turn, "user", {"role": "self"})
     for a1, a2, city, state, zip_code in _ADDRESS.findall(text):
-      values = (a1, a2, city, state, "USA", zip_code)
+      values = (a1, a2, city, self._state(state, city), "USA", zip_code)
       address: dict[str, str] = dict(zip(ADDRESS, values, strict=True))
       self.add("address", address, turn, "user", {**address})
     for number in _NUMBER.findall(text):
@@ -172,6 +192,13 @@ class Seen:
         self.add("number", value, turn, "user")
     for quoted in re.findall(r"['\"“]([^'\"”]{2,60})['\"”]", text):
       self.add("quote", quoted, turn, "user")
+
+  def _state(self, said: str, city: str) -> str:
+    """The code of a state that was written out, or that a city lies in."""
+    if len(said) == 2:
+      return said
+    codes = {name: code for code, name in STATES.items()}
+    return codes.get((said or city).lower(), said)
 
   def read_result(self, text: str, turn: int, tool: str) -> None:
     """Adds what a tool's output names. Plain strings are read by pattern.
@@ -188,10 +215,19 @@ class Seen:
     if isinstance(obj, dict) and obj and all(map(_is_number_id, obj.values())):
       self._index(obj, turn)
     elif isinstance(obj, (dict, list)):
+      self._record(obj)
       self._walk(obj, (), turn, frozenset())
       self._derive(obj, turn, tool)
     else:
       self._patterns(str(obj), turn, "tool", PATTERNS)
+
+  def _record(self, obj: Any) -> None:
+    """Keeps whole objects, for arithmetic over them (`ledger`)."""
+    if isinstance(obj, dict):
+      id = next((str(obj[k]) for k in RECORDS if k in obj), None)
+      if id is not None:
+        self.records[id] = obj
+        self.first.setdefault(id, obj)
 
   def _patterns(self, text, turn, source, patterns) -> None:
     for type, pattern in patterns.items():

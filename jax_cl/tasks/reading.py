@@ -12,6 +12,7 @@ are found by the words of their tools' names.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -103,16 +104,16 @@ def _read(state: actions.State) -> Reading:
   text = flat("\n".join(state.user_texts)) + "\n"
   if not state.space.reads:
     return Reading((), {}, text)
-  orders = state.seen.of("order")
+  orders = [_as_first_seen(state, o) for o in state.seen.of("order")]
   if not orders:
     return Reading(tuple(_bookings(state, text)), {}, text)
   items = state.seen.of("item")
   states = {o.id: o.fields.get("status", "") for o in orders}
   status = lambda e: [states[x] for x in e.links if x in states]
+  inside = {o.id: _contents(state, o, items) for o in orders}
+  known = {e.key for es in inside.values() for e in es}
+  items = [e for e in items if e.key in known]
   said = _mentions(text, items, status)
-  inside = {
-    o.id: [e for e in items if o.id in e.links] for o in orders
-  }  # fmt: skip
   chosen = _choose(text, orders, items, inside, said)
   tools = [a for a in state.space.acts if a.write]
   wishes: list[Wish] = _addresses(state, text, orders, inside, said, tools)
@@ -127,6 +128,20 @@ def _read(state: actions.State) -> Reading:
     for k, ss in said.items()
   }  # fmt: skip
   return Reading(tuple(wishes), scopes, text)
+
+
+def _as_first_seen(state, order: entities.Entity) -> entities.Entity:
+  """The order with its first status: a return must not start another one."""
+  first = state.seen.first.get(order.id, {})
+  fields = {**order.fields, "status": first.get("status", "")}
+  return dataclasses.replace(order, fields=fields, memo={})
+
+
+def _contents(state, order: entities.Entity, items) -> list[entities.Entity]:
+  """What was in an order when it was first seen."""
+  first = state.seen.first.get(order.id, {})
+  ids = {x.get("item_id") for x in first.get("items", ())}
+  return [e for e in items if e.value in ids]
 
 
 def _tool(tools: Sequence[actions.Act], fate: str, status: str) -> str | None:
@@ -233,6 +248,8 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
       which = re.findall(r"\b(?:more|most|less|least) expensive one", text)
       if which and len(own) > 1 and "expensive" not in about:
         about = f"{about} {which[-1]}"
+      if len(own) > 1:
+        about += _told_later(text)
       if not (several and not re.search(r"\bsmall|large\b", about)):
         own = _which(own, about, word)
       for e in own:
@@ -251,6 +268,12 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
           )
         )
   return out
+
+
+def _told_later(text: str) -> str:
+  """Which one was meant, in a sentence of its own: "It is the red one." """
+  said = re.findall(r"(?:^|\n)(?:it is|it's|the [\w-]+ one)\b[^.\n]*", text)
+  return "".join(f" {x}" for x in said if not re.search(r"\btwo|both\b", x))
 
 
 def _timely(same: list, status, verb: str, near: str) -> list:
@@ -366,6 +389,8 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
       if named and o.id not in named and "order" not in about[:40]:
         continue
       inner = [e for e in inside[o.id] if e.key in said]
+      if said and not inner and re.match(r" order\b(?!s)", about):
+        continue  # "the entire order" is that of what was spoken of
       if re.match(r"[^.]{0,12}\b(in it|(on|in) (that|the) order)\b", about):
         if not any(s.fate for e in inner for s in said[e.key]):
           continue
@@ -394,6 +419,8 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
       out.setdefault((o.id, e.key), s.fate)
       if not sweep:
         out[o.id, e.key] = s.fate
+  for key in _lone_item(text, orders, inside):
+    out.setdefault(key, "replace")
   cancels = [m.end() for m in re.finditer(r"\bcancel\w*\b", text)]
   for o in orders:  # an order named by its number alone
     at = text.find(flat(o.id).lstrip("#"))
@@ -406,12 +433,23 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
   return out
 
 
+def _lone_item(text: str, orders, inside) -> list[tuple[str, str]]:
+  """ "Change my pending order's item to red": it has but one."""
+  if not re.search(
+    r"\b(change|modify|switch)\b[^.]*\bpending order\b[^.]*\bitem\b", text
+  ):
+    return []
+  pending = [o for o in orders if o.fields.get("status") == "pending"]
+  keys = [(o.id, e.key) for o in pending for e in inside[o.id]]
+  return keys if len(keys) == 1 else []
+
+
 def _sweeps(text: str, named: list[int]) -> list[tuple[str, str, str]]:
   """(fate, verb, words after) of each "all", "everything" under a verb."""
   out = []
   for m in _ALL.finditer(text):
     p = m.end()
-    if m.group() != "everything" and any(p <= q < p + 18 for q in named):
+    if m.group() != "everything" and any(p <= q < p + 28 for q in named):
       continue  # "all bookshelves" is a mention
     about = text[p : p + 60]
     if re.match(

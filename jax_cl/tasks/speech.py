@@ -80,7 +80,8 @@ SLOTS: Mapping[str, Slot] = {
   "items": Slot(
     "Which items do you mean, and what should they be like?",
     r"\b(which|what) (items?|products?|ones?)|(colou?r|size|model)s?\b",
-    r"(?i)\bitem|colou?r|\bsize|prefer|cheapest|exchange|return|modify",
+    r"(?i)\bitem|colou?r|\bsize|prefer|cheapest|exchange|return|modify"
+    r"|\bask(s|ed)\b[^,]* which\b",
   ),
   "reason": Slot(
     "What is the reason for this?",

@@ -1,0 +1,208 @@
+"""What the user asks to be told: rules of language over the dialogue.
+
+Each sentence with a question in it is matched with kinds of values: tracking
+numbers, totals, refunds, options of a thing, balances. The values are
+candidates that tools or simple arithmetic (`ledger`) brought up; the rules
+only say which of them answer. They are features, as wishes are (`reading`):
+the scorer learns how far to trust them. No word of any task is here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jax_cl.tasks import entities, ledger
+
+_ASK = re.compile(
+  r"\b(know|tell|asks?|check|how (much|many)|confirm the|inquire|wonder"
+  r"|what|which|get the|provide|figure out|numeric)\b"
+)
+_MONEY = re.compile(
+  r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay)\b"
+)
+_STATES = ("delivered", "pending", "cancelled", "processed")
+
+
+def wanted(state) -> list[entities.Entity]:
+  """Values that answer what was asked and have not been said, best first."""
+  said = told(state)
+  out: dict[str, entities.Entity] = {}
+  before = ""
+  for sentence in state.user_texts:
+    low = sentence.lower()
+    near, before = f"{before} {low}", low
+    if _ASK.search(low):
+      for e in _answers(state, low, near):
+        if str(e.value) not in said:
+          out.setdefault(e.key, e)
+  return list(out.values())
+
+
+def told(state) -> set[str]:
+  """Values that were said in an inform."""
+  return {
+    str(v)
+    for name, arguments in state.history if name == "say:inform"
+    for v in json.loads(arguments)["values"]
+  }  # fmt: skip
+
+
+def _values(state, kind: str, link: str = "") -> list[entities.Entity]:
+  return [
+    e for e in state.seen.of("value")
+    if kind in e.fields.get("kind", "") and (not link or link in e.links)
+  ]  # fmt: skip
+
+
+def _exact(state, amount: float) -> list[entities.Entity]:
+  table = state.seen.by_type.get("value", {})
+  e = table.get(entities.key_of(ledger.text(amount)))
+  return [] if e is None else [e]
+
+
+def _answers(state, low: str, near: str) -> Iterator[entities.Entity]:
+  """Answers to a sentence; `near` begins one sentence earlier."""
+  if "tracking" in low:
+    for o in _orders(state, low, near)[:1]:
+      yield from _values(state, "tracking", o["order_id"])[:1]
+  if "remaining" in low:
+    yield from _values(state, "remaining")[-1:]
+  elif _MONEY.search(low):
+    yield from _money(state)
+  elif re.search(r"\b(total|price|paid|cost)\b[^.]*\border\b", low):
+    for o in _orders(state, low, near)[:1]:
+      yield from _exact(state, ledger.total(o))
+  yield from _of_things(state, low)
+  if re.search(r"\bbalances?\b", low):
+    for kind in ("gift card", "certificate"):
+      if kind in low:
+        yield from _values(state, f"sum of {kind} balances")[:1]
+  if re.search(r"\b(suitcases?|bags?|luggage|baggage)\b", low):
+    for r in _trips(state):
+      yield from _values(state, "bags allowed", r)[:1]
+  if re.search(r"\btotal cost\b|\bcost of (those|the|all)\b", low):
+    yield from _values(state, "total cost of flights")[:1]
+
+
+def _money(state) -> Iterator[entities.Entity]:
+  """The sum of what was done, then its parts."""
+  done = ledger.settled(state)
+  if done:
+    yield from _exact(state, sum(d.back for d in done))
+    for d in done:
+      yield from _exact(state, d.back)
+  trips = [r for r in state.seen.records.values() if "flights" in r]
+  for r in trips:
+    paid = [p.get("amount", 0) for p in r.get("payment_history", ())]
+    if len(paid) > 1:
+      yield from _exact(state, paid[-1])
+
+
+def _orders(state, low: str, near: str) -> list[dict[str, Any]]:
+  """Orders that a question may be about, the likeliest first."""
+  orders = [r for r in state.seen.first.values() if "order_id" in r]
+  orders = [state.seen.records[o["order_id"]] for o in orders]
+  named = [o for o in orders if o["order_id"].lower().lstrip("#") in low]
+  if named:
+    return named
+  if status := [s for s in _STATES if f"{s} order" in low]:
+    first = state.seen.first
+    return [
+      o for o in orders
+      if first[o["order_id"]].get("status", "").startswith(status[0])
+    ]  # fmt: skip
+  touched = {d.id for d in ledger.settled(state)}
+  said = " ".join(state.user_texts).lower()
+
+  def rank(i: int) -> tuple:
+    o = orders[i]
+    heads = {x["name"].lower().split()[-1].rstrip("s") for x in o["items"]}
+    here = sum(h in near for h in heads)
+    place = o.get("address", {})
+    there = place.get("city", "?").lower() in low
+    there |= entities.STATES.get(place.get("state", ""), "?") in low
+    about = sum(h in said for h in heads) / max(len(heads), 1)
+    return (-here, -there, o["order_id"] not in touched, -about, i)
+
+  return [orders[i] for i in sorted(range(len(orders)), key=rank)]
+
+
+def _of_things(state, low: str) -> Iterator[entities.Entity]:
+  """Options, prices and counts of the things a sentence names."""
+  for name in _names(state):
+    if not _mentioned(low, name):
+      continue
+    if re.search(r"\bhow many\b|\bnumber of\b", low):
+      yield from (
+        e for e in _values(state, "available options")
+        if e.fields.get("name") == name
+      )  # fmt: skip
+    items = [e for e in state.seen.of("item") if e.fields.get("name") == name]
+    if re.search(r"\ball\b[^.]*\b(bought|ordered)\b", low) and items:
+      yield from _values(state, f"total price of all {name.lower()}")[:1]
+    elif re.search(r"\bprices?\b|\bhow much\b", low) and items:
+      price = items[0].fields.get("price", "")
+      yield from _exact(state, float(price.split("; ")[0] or 0))
+    for e in items:
+      for k, v in e.fields.items():
+        if k in ("name", "price") or not _asks_option(low, k):
+          continue
+        table = state.seen.by_type.get("value", {})
+        if (found := table.get(entities.key_of(v))) is not None:
+          yield found
+
+
+def unopened(state) -> entities.Entity | None:
+  """A product whose variants are asked for and were not looked up.
+
+  None too where it is unknown which products there are: see `asks_of_stock`.
+  """
+  tried = state.used.get(("get_product_details", "product_id"), set())
+  for low in _stock(state):
+    for e in state.seen.of("product"):
+      if e.key not in tried and _mentioned(low, e.fields.get("name", "")):
+        return e
+  return None
+
+
+def asks_of_stock(state) -> bool:
+  """A question about what is on offer, of a thing that is not known yet."""
+  names = [e.fields.get("name", "") for e in state.seen.of("product")]
+  return any(
+    not any(n and _mentioned(low, n) for n in names) for low in _stock(state)
+  )
+
+
+def _stock(state) -> list[str]:
+  """Sentences that ask how much choice there is."""
+  asks = re.compile(r"\bhow many\b[^.]*\b(option|avail|kind|type|variant)")
+  return [t for x in state.user_texts if asks.search(t := x.lower())]
+
+
+def _asks_option(low: str, key: str) -> bool:
+  words = key.split()
+  return all(re.search(rf"\b{w}s?\b", low) for w in words)
+
+
+def _names(state) -> list[str]:
+  kinds = ("item", "product")
+  names = [e.fields.get("name", "") for k in kinds for e in state.seen.of(k)]
+  return [n for n in dict.fromkeys(names) if n and "; " not in n]
+
+
+def _mentioned(low: str, name: str) -> bool:
+  head = re.sub(r"[^a-z ]", "", name.lower()).split()
+  flat = re.sub(r"\b([a-z])-([a-z]{3,})", r"\1\2", low)
+  return bool(head) and re.search(
+    rf"\b\w*{re.escape(head[-1].rstrip('s'))}(s|es)?\b", flat
+  ) is not None  # fmt: skip
+
+
+def _trips(state) -> Iterable[str]:
+  """Ids of the reservations that were named, else of all."""
+  trips = [id for id, r in state.seen.records.items() if "flights" in r]
+  said = " ".join(state.user_texts)
+  return [t for t in trips if t in said] or trips

@@ -1,0 +1,169 @@
+"""Arithmetic over what was seen and done: totals, refunds, fares, allowances.
+
+An agent may say or pay numbers that no tool spells out: what a return brings
+back, what three flights cost for two people, how many bags are free. They are
+sums and products of numbers in tool results by the rules of the domains'
+policies. Nothing here reads what the user said, and nothing here knows a task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jax_cl.tasks import entities
+
+# The airline policy's checked bags without a fee: membership -> a passenger in
+# basic economy, economy, business. Each other bag costs 50 dollars.
+CABINS = ("basic_economy", "economy", "business")
+FREE_BAGS: Mapping[str, tuple[int, int, int]] = {
+  "regular": (0, 1, 2), "silver": (1, 2, 3), "gold": (2, 3, 4),
+}  # fmt: skip
+BAG_FEE = 50
+INSURANCE_FEE = 30  # a passenger
+# Certificates the policy allows, dollars a passenger of the reservation.
+GESTURES: Mapping[str, int] = {"cancelled": 100, "delayed": 50}
+
+
+class Done(NamedTuple):
+  """A call that moved money."""
+
+  act: str
+  id: str  # of the order or the reservation
+  back: float  # to the user; below 0 it costs
+
+
+def text(amount: float) -> str:
+  """An amount as it is said: cents where there are any."""
+  return f"{abs(amount):.2f}".removesuffix(".00")
+
+
+def calls(state) -> Iterable[tuple[str, dict[str, Any]]]:
+  """(act, arguments) of every act so far that did not fail."""
+  for (name, arguments), error in zip(state.history, state.errors, strict=True):
+    if not error:
+      yield name, json.loads(arguments)
+
+
+def total(order: Mapping[str, Any]) -> float:
+  return sum(x["price"] for x in order.get("items", ()))
+
+
+def price_of(seen: entities.Seen, item: str) -> float | None:
+  """The price of an item or a variant, by its id."""
+  for kind in ("variant", "item"):
+    e = seen.by_type.get(kind, {}).get(entities.key_of(item))
+    if e is not None and e.fields.get("price"):
+      return float(e.fields["price"].split("; ")[0])
+  return None
+
+
+def settled(state) -> list[Done]:
+  """What each call of an order or a reservation brought back, in order."""
+  return [d for name, a in calls(state) if (d := _settle(state.seen, name, a))]
+
+
+def _settle(seen, name: str, a: Mapping[str, Any]) -> Done | None:
+  order = seen.first.get(a.get("order_id", ""))
+  if order is None:
+    return None
+  prices = {x["item_id"]: x["price"] for x in order.get("items", ())}
+  old = sum(prices.get(i, 0.0) for i in a.get("item_ids", ()))
+  if name.startswith("cancel"):
+    return Done(name, a["order_id"], total(order))
+  if name.startswith("return"):
+    return Done(name, a["order_id"], old)
+  if "new_item_ids" in a:
+    new = sum(price_of(seen, i) or 0.0 for i in a["new_item_ids"])
+    return Done(name, a["order_id"], old - new)
+  return None
+
+
+# -------------------------------------------------------------------- airline
+def seats(reservation: Mapping[str, Any]) -> int:
+  return len(reservation.get("passengers", ()))
+
+
+def fare(reservation: Mapping[str, Any]) -> float:
+  """What the flights of a reservation cost for all who fly."""
+  flights = reservation.get("flights", ())
+  return sum(f.get("price", 0) for f in flights) * seats(reservation)
+
+
+def free_bags(membership: str, cabin: str, passengers: int) -> int:
+  """Checked bags without a fee, for all passengers together."""
+  if membership not in FREE_BAGS or cabin not in CABINS:
+    return 0
+  return FREE_BAGS[membership][CABINS.index(cabin)] * passengers
+
+
+def balance(method: Mapping[str, Any]) -> float:
+  """What a payment method holds; a card has no limit."""
+  if method.get("source") not in ("gift_card", "certificate"):
+    return float("inf")
+  return float(method.get("amount", method.get("balance", 0)))
+
+
+def shares(
+  amount: float, methods: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+  """Pays `amount` from the methods in order, each as far as it reaches."""
+  out = []
+  for m in methods:
+    part = min(balance(m), amount)
+    if part > 0:
+      whole = int(part) if float(part).is_integer() else round(part, 2)
+      out.append({"payment_id": m["id"], "amount": whole})
+      amount -= part
+  return out
+
+
+# ----------------------------------------------------------------- candidates
+def derive(state) -> None:
+  """Adds the numbers that the latest result makes known, as candidates."""
+  seen, turn = state.seen, state.turn
+
+  def add(kind: str, amount: float, *links: str) -> None:
+    fields = {"kind": kind}
+    seen.add("value", text(amount), turn, "derived", fields, links)
+
+  done = settled(state)
+  for d in done:
+    add("refund money back" if d.back >= 0 else "difference to pay", d.back,
+        d.id)  # fmt: skip
+    back = sum(x.back for x in done if x.id == d.id and x.back > 0)
+    if (order := seen.first.get(d.id)) and total(order) - back > 0:
+      add("total of the remaining items", total(order) - back, d.id)
+  if len(done) > 1:
+    add("total refund money back", sum(d.back for d in done))
+  bought: dict[str, list[float]] = {}
+  for o in seen.first.values():
+    for x in o.get("items", ()):
+      bought.setdefault(x["name"], []).append(x["price"])
+  for name, prices in bought.items():
+    if len(prices) > 1:
+      add(f"total price of all {name.lower()}", sum(prices))
+  for id, r in seen.records.items():
+    if "flights" in r and r.get("reservation_id"):
+      _derive_trip(seen, turn, id, r, add)
+
+
+def _derive_trip(seen, turn: int, id: str, r: Mapping[str, Any], add) -> None:
+  n, key = seats(r), entities.key_of(id)
+  done = seen.by_type["reservation"][key].memo
+  stamp = (r.get("cabin"), len(r.get("payment_history", ())))
+  if done.get("derived") == stamp:
+    return
+  for what, rate in GESTURES.items():
+    fields = {"kind": f"certificate for a {what} flight", "rate": str(rate)}
+    seen.add("number", rate * n, turn, "derived", fields, [id])
+  add("total cost of flights", fare(r), id)
+  paid = [p.get("amount", 0) for p in r.get("payment_history", ())]
+  if len(paid) > 1:  # the last change
+    add("refund money back" if paid[-1] < 0 else "difference to pay",
+        paid[-1], id)  # fmt: skip
+  user = seen.records.get(r.get("user_id", ""), {})
+  bags = free_bags(user.get("membership", ""), r.get("cabin", ""), n)
+  add("suitcases bags allowed", bags, id)
+  seen.by_type["reservation"][key].memo["derived"] = stamp

@@ -1,0 +1,118 @@
+"""Which payment method the user means: rules of language and of the policies.
+
+What was named counts in the order in which it was named, the last first where
+the user changed their mind; what the policy does not take is passed over:
+returns go to the original method or to a gift card, a gift card must cover
+what it pays, certificates pay for bookings alone. Without a word about it, the
+method that paid stands. A feature, as all of `reading`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from jax_cl.tasks import entities, ledger
+
+_CARD = r"\b(?:credit ?card|visa|mastercard|master card|amex|american express)"
+_KINDS = {
+  "gift_card": re.compile(r"\b(gift ?cards?|gc)\b"),
+  "paypal": re.compile(r"\bpaypal\b"),
+  "certificate": re.compile(r"\b(certificates?|vouchers?)\b"),
+  "credit_card": re.compile(rf"{_CARD}\b|\bcard ending\b|\bmy \d{{4}} card\b"),
+}
+_BRANDS = {
+  "visa": "visa", "mastercard": "mastercard", "master card": "mastercard",
+  "amex": "american_express", "american express": "american_express",
+}  # fmt: skip
+_NOT_PAYING = re.compile(  # talk about gift cards that chooses none
+  r"(balances?|sum of|how much)[^.]*\b(gift ?cards?|certificates?)\b"
+  r"|gift ?cards?( and [a-z]+)? balances?"
+)
+
+
+def best(state, act: str, options: Sequence[entities.Entity]) -> int:
+  """The option that pays or is paid, by what was said and what may be."""
+  text = _NOT_PAYING.sub(" ", " ".join(state.user_texts).lower())
+  paid = original(state)
+  need = _need(state)
+
+  def rank(i: int) -> tuple:
+    e = options[i]
+    return (
+      not _may(act, e, paid, need), _named(text, e, paid), e.id != paid, i,
+    )  # fmt: skip
+
+  return min(range(len(options)), key=rank)
+
+
+def original(state) -> str:
+  """The method that first paid for what is being picked, or ""."""
+  for es in state.picks.values():
+    for e in es:
+      record = state.seen.first.get(e.id)
+      if record and (history := record.get("payment_history")):
+        first = history[0]
+        return first.get("payment_method_id") or first.get("payment_id", "")
+  return ""
+
+
+def _may(act: str, e: entities.Entity, paid: str, need: float) -> bool:
+  source = _source(e)
+  if act.startswith("return"):
+    return e.id == paid or source == "gift_card"
+  if source == "certificate":
+    return act.startswith("book")
+  return source != "gift_card" or _balance(e) >= need
+
+
+def _source(e: entities.Entity) -> str:
+  return e.fields.get("source") or re.sub(r"_\d+$", "", e.id)
+
+
+def _balance(e: entities.Entity) -> float:
+  text = e.fields.get("balance") or e.fields.get("amount") or "inf"
+  return float(text.split("; ")[-1])
+
+
+def _need(state) -> float:
+  """What the picks cost beyond what was paid, 0 where unknown."""
+  old = [e.id for e in state.picks.get("item_ids", ()) if e.type == "item"]
+  new = [e.id for e in state.picks.get("new_item_ids", ())]
+  if len(old) != len(new):
+    return 0.0
+  price = lambda i: ledger.price_of(state.seen, i) or 0.0
+  return sum(map(price, new)) - sum(map(price, old))
+
+
+def _named(text: str, e: entities.Entity, paid: str) -> float:
+  """Place of the method among those named; large where it is not."""
+  source = _source(e)
+  places = [m.start() for m in _KINDS[source].finditer(text)]
+  if source == "credit_card":
+    places = _card_places(text, e, places)
+  if e.id == paid:
+    places += [m.start() for m in re.finditer(r"\boriginal\b", text)]
+    places = [
+      p for p in places
+      if not re.search(r"\bother (card|payment)", text[p - 8 : p + 20])
+    ]  # fmt: skip
+  elif source == "credit_card":
+    places += [m.start() for m in re.finditer(r"\bother card\b", text)]
+  if not places:
+    return float("inf")
+  if re.search(r"chang\w+ (my|your) mind", text):
+    return -max(places)
+  return min(places)
+
+
+def _card_places(text: str, e: entities.Entity, places: list[int]) -> list[int]:
+  """Of several cards, the number or the brand that was named decides."""
+  if (four := e.fields.get("last_four")) and four in text:
+    return [text.find(four)]
+  if re.search(r"\bending (in )?\d{4}|\b\d{4} card", text):
+    return []
+  brands = [b for w, b in _BRANDS.items() if w in text]
+  if brands and e.fields.get("brand", "").lower() not in brands:
+    return []
+  return places
