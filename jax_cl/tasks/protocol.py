@@ -101,7 +101,7 @@ def describe(
   domains: Sequence[str],
   *,
   name: str = TAU2_CL_V1.name,
-  solo: bool = False,
+  solo: bool | Sequence[str] = False,
   data_dir: str | Path | None = None,
   pool: str = "official",
   train_split: float = 0.8,

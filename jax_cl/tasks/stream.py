@@ -43,13 +43,15 @@ class Domain:
 def load(
   name: str,
   *,
-  solo: bool = False,
+  solo: bool | Sequence[str] = False,
   data_dir: str | Path | None = None,
   pool: str = "official",
   train_split: float = 0.8,
   seed: int = 0,
 ) -> Domain:
   """A domain with its splits. Cached.
+
+  `solo`: without a user, or the names of the domains that have none.
 
   test is tau2's official test split. val is the fifth of the official train
   split whose ids come first in order of SHA-256(`val:<domain>:<id>`); it does
@@ -63,7 +65,10 @@ def load(
   `data_dir` replaces tau2's data (see `store.use_data_dir`).
   """
   store.use_data_dir(data_dir)
-  return _load(name, solo, pool, train_split, seed)
+  if isinstance(solo, str):
+    raise ValueError(f"solo={solo!r} is a text; give True or ({solo!r},)")
+  alone = solo if isinstance(solo, bool) else name in solo
+  return _load(name, alone, pool, train_split, seed)
 
 
 @functools.cache
@@ -139,7 +144,7 @@ def make(
   clone_steps: int = 0,
   rounds: int = 5,
   max_tasks_per_domain: int | None = None,
-  solo: bool = False,
+  solo: bool | Sequence[str] = False,
   data_dir: str | Path | None = None,
   pool: str = "official",
   train_split: float = 0.8,

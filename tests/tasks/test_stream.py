@@ -342,3 +342,11 @@ def test_a_task_that_does_not_parse_is_named(monkeypatch):
   monkeypatch.setitem(stream._tasks("mock"), "half", raw)
   with pytest.raises(ValueError, match="tasks.json: task 'half'"):
     stream._task("mock", "half")
+
+
+def test_solo_may_name_the_domains_without_a_user():
+  load = lambda d: stream.load(d, solo=("telecom",))
+  assert load("telecom").splits["test"][0].solo
+  assert not load("airline").splits["test"][0].solo
+  with pytest.raises(ValueError, match=r"is a text; give True or \('telecom',"):
+    stream.load("telecom", solo="telecom")
