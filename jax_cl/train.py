@@ -38,7 +38,7 @@ from jax_cl import (
 )
 from jax_cl.console import Console
 from jax_cl.problems import base as problems
-from jax_cl.types import Episode
+from jax_cl.types import Episode, Stage
 
 # Streams of host seeds below one (seed, stage, step).
 _ROLLOUT, _ROWS, _DEMOS = range(3)
@@ -166,9 +166,10 @@ class _Run:
     """(batch, episodes) of a step: demonstrations first, then its own."""
     what, stage = self.what, self.what.stages[k]
     if n < stage.clone_steps:
-      seed = self.seed(k, 0, _DEMOS)
+      visit = _visit(what.stages, k)
+      seed, i = self.seed(visit.first, 0, _DEMOS), visit.before + n
       shuffle = self.config.train.shuffle
-      return problems.minibatch(demos, self.batch_size, n, seed, shuffle), ()
+      return problems.minibatch(demos, self.batch_size, i, seed, shuffle), ()
     mix = self.method.mix(self.state.cl, self.state.stage)
     mix = None if mix is None else np.asarray(mix)
     seed = self.seed(k, n, _ROLLOUT)
@@ -205,16 +206,17 @@ class _Run:
       self.save()
 
   def remember(self, k: int, n: int, demos, batch, episodes) -> None:
-    """Hands the memory each demonstration once, and all that was done."""
+    """Hands the memory each demonstration once a run, and all that was done."""
     if self.steps.remember is None:
       return
-    cloned = self.what.stages[k].clone_steps
-    if n < cloned:
+    if n < self.what.stages[k].clone_steps:
+      _, before, total = _visit(self.what.stages, k)
       epoch = problems.per_epoch(demos, self.batch_size)
       first = 0
       if self.method.demos == "last":
-        first = max(cloned // epoch - 1, 0) * epoch
-      if self.method.demos == "none" or not first <= n < first + epoch:
+        first = max(total // epoch - 1, 0) * epoch
+      place = before + n
+      if self.method.demos == "none" or not first <= place < first + epoch:
         return
     else:
       batch = self.everything(k, n, episodes)
@@ -465,6 +467,21 @@ def _deferred_interrupts() -> Iterator[Any]:
     yield hold
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+class _Visit(NamedTuple):
+  """A stage among all those on the same tasks: interleaved ones come back."""
+
+  first: int  # the first such stage
+  before: int  # cloning steps of those before this one
+  total: int  # cloning steps of all
+
+
+def _visit(stages: Sequence[Stage], k: int) -> _Visit:
+  """So that a stage that comes back goes on in its epoch of demonstrations."""
+  same = [i for i, s in enumerate(stages) if s.train == stages[k].train]
+  cloned = [stages[i].clone_steps for i in same]
+  return _Visit(same[0], sum(cloned[: same.index(k)]), sum(cloned))
 
 
 def _summary(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -174,6 +174,31 @@ def test_a_fresh_stage_starts_from_a_new_learner(fresh, tmp_path, monkeypatch):
   assert (losses[0] == losses[1]) == fresh
 
 
+def test_interleaved_demonstrations_are_remembered_once(tmp_path, monkeypatch):
+  """Two epochs of 3 steps, in 3 visits of 2: a visit goes on in its epoch."""
+  make = supervised.make
+
+  def interleaved(**options):
+    what = make(**options)
+    what.stages = 3 * tuple(
+      dataclasses.replace(s, steps=2, clone_steps=2) for s in what.stages[:2]
+    )
+    return what
+
+  monkeypatch.setattr(supervised, "make", functools.wraps(make)(interleaved))
+  config = replaying()
+  config.stream.n_domains = 2
+  config.cl.args.replay.min_buffer_size = 1000  # nothing is drawn
+  train.run(config, tmp_path / "run")
+  stages = [
+    r["buffer_per_domain"]
+    for r in rows(tmp_path / "run", "metrics.jsonl")
+    if r["phase"] == "stage"
+  ]
+  assert [s["perm0"] for s in stages] == [32, 32, 40, 40, 40, 40]
+  assert [s["perm1"] for s in stages] == [0, 32, 32, 40, 40, 40]
+
+
 def test_joint_is_one_stage(tmp_path, capsys):
   config = small.config()
   config.stream.curriculum = "joint"
