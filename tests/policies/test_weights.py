@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_cl.policies import llama, weights
+from jax_cl.policies import hub, llama, weights
 
 BYTES = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]  # GPT-2's byte letters
 MERGES = ["Ġ c", "a t", "Ġc at"]
@@ -38,7 +38,7 @@ def file(tmp_path_factory):
   w.add_token_list(TOKENS)
   w.add_token_types([3] + [1] * (len(TOKENS) - 1))
   w.add_token_merges(MERGES)
-  for name, x in weights.to_hub(params, llama.GGUF_MAP).items():
+  for name, x in hub.to_hub(params, llama.GGUF_MAP).items():
     x = np.ascontiguousarray(x)
     for part, heads in (("attn_q", c.heads), ("attn_k", c.kv_heads)):
       if part in name:  # llama.cpp's LlamaModel.permute
