@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -287,10 +288,10 @@ class Tau2:
       rollouts.Job(
         spec,
         self._allowed(spec, stage),
-        seed + 7919 * trial,
+        _episode_seed(seed, domain, i, trial),
         {"trial": trial},
       )
-      for spec in self._domains[domain].splits[split]
+      for i, spec in enumerate(self._domains[domain].splits[split])
       for trial in range(trials)
     ]
     done = self._run(params, frozen, jobs, greedy=self._greedy, record=False)
@@ -350,6 +351,15 @@ class Tau2:
       {**e.info, **counts},
       e.failure,
     )
+
+
+def _episode_seed(seed: int, domain: str, place: int, trial: int) -> int:
+  """Of one trial of one task, whatever is evaluated beside it.
+
+  Tasks that shared their draws would err together where a policy samples.
+  """
+  entropy = (seed, zlib.crc32(domain.encode()), place, trial)
+  return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def _cut(domain: stream.Domain, most: int | None) -> stream.Domain:

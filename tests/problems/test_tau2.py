@@ -71,6 +71,18 @@ def test_mix_hands_prompts_to_other_domains(what):
   )
 
 
+def test_every_trial_of_every_task_has_its_own_draws(what, monkeypatch):
+  asked = []
+  run = lambda params, frozen, jobs, **_: asked.append(jobs) or []
+  monkeypatch.setattr(what, "_run", run)
+  for domain, trials in (("mock", 2), ("telecom", 2), ("mock", 1)):
+    what.evaluate(None, None, domain, "val", seed=3, trials=trials, stage=0)
+  seeds = [j.seed for jobs in asked[:2] for j in jobs]
+  assert len(set(seeds)) == len(seeds) > 4
+  first = [j.seed for j in asked[0] if j.info["trial"] == 0]
+  assert [j.seed for j in asked[2]] == first  # whatever is beside them
+
+
 def test_the_action_space_is_part_of_the_setting(what):
   spec = what.stages[0].train[0]
   everything = set(what.space.index)
