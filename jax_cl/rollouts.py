@@ -9,6 +9,7 @@ which others share its wave.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -88,31 +89,33 @@ def run(
   slots: int = 32,
   max_turns: int = 200,
 ) -> list[Episode]:
-  """Runs every job, in order, `slots` at a time.
+  """Runs every job, `slots` at a time; one that ends makes room for the next.
 
   Args:
     act: jitted `Agent.act` with `greedy` static.
     record: keep decisions (training); evaluation has no use for them.
 
   Returns:
-    An episode a job; those whose user or environment broke carry `failure`.
+    An episode a job, in order; those whose user or environment broke carry
+    `failure`.
   """
-  out: list[Episode] = []
-  for start in range(0, len(jobs), slots):
-    wave = [
-      _Slot(job, featurizer.space, make_user, max_turns)
-      for job in jobs[start : start + slots]
-    ]
-    while live := [s for s in wave if s.live]:
-      _step(act, params, frozen, live, featurizer, greedy, record, slots)
-    out += [s.episode() for s in wave]
-  return out
+  out: dict[int, Episode] = {}
+  live: dict[int, _Slot] = {}
+  waiting = iter(enumerate(jobs))
+  while len(out) < len(jobs):
+    for i, job in itertools.islice(waiting, slots - len(live)):
+      live[i] = _Slot(job, featurizer.space, make_user, max_turns)
+    if ready := [s for s in live.values() if s.live]:
+      _step(act, params, frozen, ready, featurizer, greedy, record, slots)
+    for i in [i for i, s in live.items() if not s.live]:
+      out[i] = live.pop(i).episode()
+  return [out[i] for i in range(len(jobs))]
 
 
 def _step(act, params, frozen, live, featurizer, greedy, record, slots):
   """One decision of every live episode."""
   choices = [s.state.choice() for s in live]
-  featurizer.prefetch([s.state for s in live])
+  featurizer.prefetch([s.state for s in live], choices)
   rows = [
     featurizer.obs(s.state, c) for s, c in zip(live, choices, strict=True)
   ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_cl.agents import embed, features
+from jax_cl.agents import chi, dialogue, embed, features, psi
 from jax_cl.tasks import actions, demos, stream
 from jax_cl.types import Turn
 
@@ -78,3 +78,36 @@ def test_a_named_order_stands_out_among_candidates(made):
   assert n == 2 and row["mask"].sum() == 2
   assert (row["cand"][:n, 6] == 1).all()  # both are literally in the text
   np.testing.assert_array_equal(row["cand"][:n, 7], [0, 1])  # one just now
+
+
+def test_columns_have_places_of_their_own():
+  assert sorted(psi.NAMES.values()) == list(range(psi.NUMERIC))
+  assert sorted(chi.NAMES.values()) == list(range(len(chi.NAMES)))
+  assert len(chi.NAMES) <= psi.WIDTH
+
+
+def test_stop_is_described_by_what_was_picked(made):
+  featurizer, space = made
+  state = _state(space, Turn("user", "It is both: 1656367028, 4843487907."))
+  for item in ("1656367028", "4843487907", "7195021808"):
+    state.seen.add("item", item, 0, "tool", {"name": "Lamp"})
+  state.act = space.acts[space.index["return_delivered_order_items"]]
+  state.picks = {"order_id": [], "item_ids": [state.seen.of("item")[0]]}
+  choice = state.choice()
+  assert choice.options[-1] is actions.STOP and len(choice.options) == 3
+  rows = featurizer.obs(state, choice)["cand"]
+  column = lambda name: rows[:3, psi.NAMES[name]].tolist()
+  assert column("stop") == [0, 0, 1]
+  assert column("stop_second") == [0, 0, 1]  # one was picked
+  assert column("spoken") == [1, 0, 0]
+  assert column("rank") == [1, 0.5, 0]
+
+
+def test_the_line_with_most_shared_words_is_the_one_about_it(made):
+  _, space = made
+  said = dialogue.said(
+    _state(space, Turn("user", "A red lamp.\nMy blue lamp broke.\nA red bag."))
+  )
+  assert said.nearest_line({"red", "lamp"}) == {"red", "lamp"}
+  assert said.nearest_line({"red"}) == {"red", "bag"}  # of equals, the latest
+  assert said.nearest_line({"green"}) == set()
