@@ -158,6 +158,11 @@ def random(key, buffer, domain, rank, n):
   return jax.random.randint(key, domain.shape, 0, jnp.maximum(n, 1))
 
 
+def distinct(key, buffer, domain, rank, n):
+  """Uniform without replacement, as far as there are so many."""
+  return best(key, buffer, jnp.zeros_like(buffer.priority), domain, rank, n)
+
+
 def recent(key, buffer, domain, rank, n, share: float = 0.25):
   """Uniform over the newest quarter of what a domain's ring holds.
 
