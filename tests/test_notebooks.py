@@ -66,3 +66,15 @@ def test_they_define_nothing_and_carry_no_outputs(name):
       assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)
   assert "%pip install" in code[0].source
   assert os.path.getsize(FOLDER / f"{name}.ipynb") < 20_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opened_alone_they_ask_for_the_repository(name, tmp_path, monkeypatch):
+  """As in Colab: no clone around, no jax_cl installed."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  first = next(c.source for c in read(name).cells if c.cell_type == "code")
+  first = first.replace("%pip install -q", "pass  #")
+  with pytest.raises(AssertionError, match="into REPOSITORY, above"):
+    exec(first)
+  exec(first.replace('REPOSITORY = ""', 'REPOSITORY = "git+https://x/y"'))
