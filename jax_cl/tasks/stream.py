@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ class Domain:
   tools: tuple[ToolSchema, ...]  # the agent's; in solo mode the user's as well
   user_tools: tuple[ToolSchema, ...]  # the user's (telecom); () in solo mode
   splits: Mapping[str, tuple[TaskSpec, ...]]  # "train", "val", "test"
+
+  @functools.cached_property
+  def today(self) -> str:
+    """The date that the policy says it is, ISO 8601; "" if it does not."""
+    found = re.search(r"current time is (\d{4}-\d\d-\d\d)", self.policy)
+    return found.group(1) if found else ""
 
   @functools.cached_property
   def parameters(self) -> Mapping[str, Mapping[str, Any]]:
