@@ -29,7 +29,7 @@ import gguf
 import jax
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from jax_cl import names, policies, tree
 from jax_cl.policies import base, hub, tiny
@@ -402,15 +402,15 @@ def load(
 # ------------------------------------------------------------------ tokenizers
 
 
-def _words(digits: int) -> pre_tokenizers.PreTokenizer:
-  """GPT-4's words as bytes, with at most so many digits in one."""
+def _qwen2() -> pre_tokenizers.PreTokenizer:
+  """Qwen's words, every digit alone, as bytes."""
   words = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
   )
   return pre_tokenizers.Sequence(
     [
-      pre_tokenizers.Split(tokenizers.Regex(words % digits), "isolated"),
+      pre_tokenizers.Split(tokenizers.Regex(words), "isolated"),
       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
   )
@@ -418,8 +418,7 @@ def _words(digits: int) -> pre_tokenizers.PreTokenizer:
 
 PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
   "smollm": tiny.pre_tokenizer,
-  "qwen2": lambda: _words(digits=1),
-  "llama-bpe": lambda: _words(digits=3),
+  "qwen2": _qwen2,
 }
 
 
@@ -443,6 +442,8 @@ def tokenizer_of(file: GGUF) -> tokenizers.Tokenizer:
   vocab = {token: i for i, token in enumerate(tokens)}
   tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
   tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+  if pre == "qwen2":
+    tokenizer.normalizer = normalizers.NFC()
   tokenizer.decoder = decoders.ByteLevel()
   kinds = file.metadata["tokenizer.ggml.token_type"]
   control = [t for t, k in zip(tokens, kinds) if k == gguf.TokenType.CONTROL]
