@@ -17,6 +17,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   2>/dev/null && echo $$p && break; done)
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1  # else it asks for newer versions
+# Containers often set it; every start would then compile what it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup quickstart test unit test-slow lint format results \
   compile-constraints
