@@ -31,7 +31,9 @@ def get_config() -> ConfigDict:
         "batch_size": 32,
         "shuffle": True,  # demonstrations, anew every epoch
         "save_interval": 100,  # steps between checkpoints inside a stage
-        "devices": 1,  # the batch is split over this many
+        "devices": 1,  # the batch is split over this many; 0: all there are
+        "fsdp": 1,  # of them, weights are split over so many, too
+        "tensor": 1,  # and heads and channels over so many
       },
       "eval": {
         "seed": 0,  # of users and sampling: the same at every evaluation

@@ -32,14 +32,17 @@ def check(config: ConfigDict) -> None:
   missing = [k for k in (*_SECTIONS, "seed", "problem") if k not in config]
   if missing:
     raise ValueError(f"the config has no {missing}; see configs/common.py")
-  for key in ("train.batch_size", "train.save_interval", "train.devices",
-              "log_interval", "eval.trials"):  # fmt: skip
+  for key in (
+    "train.batch_size", "train.save_interval", "log_interval", "eval.trials",
+  ):  # fmt: skip
     if (value := _at(config, key)) < 1:
       raise ValueError(f"config.{key} is {value}; it must be 1 or more")
-  for key in ("eval.val_trials", "eval.interval", "seed"):
+  for key in ("eval.val_trials", "eval.interval", "seed", "train.devices"):
     if (value := _at(config, key)) < 0:
       raise ValueError(f"config.{key} is {value}; it must be 0 or more")
-  _check_devices(config.train.batch_size, config.train.devices)
+  where = layout(config).rows
+  parts = where.mesh.size // where.mesh.shape["tensor"] if where else 1
+  _check_devices(config.train.batch_size, parts)
   _check_domains(config.stream.get("domains", ()))
   for writer in config.writers:
     names.check("writer", writer, writers.WRITERS)
@@ -51,12 +54,19 @@ def check(config: ConfigDict) -> None:
   fill(optim.make, options, {}, "optim")
 
 
-def _check_devices(batch_size: int, devices: int) -> None:
-  sharding.data_parallel(devices)  # refuses more devices than there are
-  if rest := batch_size % devices:
-    near = [b for b in (batch_size - rest, batch_size - rest + devices) if b]
+def layout(config: ConfigDict) -> sharding.Layout:
+  """Where state and rows live; refuses devices that are not there."""
+  train = config.train
+  return sharding.layout(
+    train.devices, train.get("fsdp", 1), train.get("tensor", 1)
+  )
+
+
+def _check_devices(batch_size: int, rows: int) -> None:
+  if rest := batch_size % rows:
+    near = [b for b in (batch_size - rest, batch_size - rest + rows) if b]
     raise ValueError(
-      f"batch {batch_size} is not a multiple of {devices} devices: set "
+      f"batch {batch_size} is not a multiple of {rows} devices: set "
       f"config.train.batch_size to {' or '.join(map(str, near))}, or "
       "config.train.devices to a divisor of the batch"
     )
@@ -132,7 +142,7 @@ def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:
     trains(what),
     empty_batch(what, config.train.batch_size),
     reset_optimiser=reset,
-    replicated=sharding.data_parallel(config.train.devices).replicated,
+    layout=layout(config),
   )
 
 

@@ -1,42 +1,122 @@
-"""Devices: the batch is split over them by rows, everything else is copied.
+"""Devices: a mesh of three axes, and which dimension of what lies along which.
+
+  data    rows of the batch are split, weights are copied
+  fsdp    rows and weights are split; weights are gathered where they are used
+  tensor  heads and feed-forward channels are split
 
 What the field writes as `pmap` is `jit` over `NamedSharding` here: the same
-program, compiled once, with the communication that the shardings imply.
+program, compiled once, with the communication that the shardings imply. Where a
+leaf goes is told by its path (`RULES`), so optimiser moments, anchors and
+Fisher information, whose paths end as their parameter's do, lie where it lies.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jax_cl import tree
+
+PyTree = Any
+Rule = tuple[str, tuple[str | None, ...]]
+AXES = ("data", "fsdp", "tensor")
+
+# (regex of the end of a path, mesh axis of each of the last dimensions); the
+# first that matches counts, and what no rule names is copied. Kernels are
+# [layers, in, out].
+RULES: tuple[Rule, ...] = (
+  (r"layers/(attn/[qkv]|mlp/(gate|up))/kernel", (None, "fsdp", "tensor")),
+  (r"layers/(attn/o|mlp/down)/kernel", (None, "tensor", "fsdp")),
+  (r"layers/(attn/[qkv]|mlp/(gate|up))/bias", (None, "tensor")),
+  (r"layers/.*/lora_a", (None, "fsdp", None)),
+  (r"layers/.*/lora_b", (None, None, "tensor")),
+  (r"embed/embedding", ("tensor", "fsdp")),
+  (r"head/kernel", ("fsdp", "tensor")),
+)
 
 
 class Layout(NamedTuple):
-  """Where things live; None leaves it to JAX (one device)."""
+  """Where things live; all None leaves it to JAX (one device)."""
 
-  rows: NamedSharding | None  # leaves that lead with B
-  replicated: NamedSharding | None  # state and frozen weights
+  rows: NamedSharding | None = None  # leaves that lead with B
+  replicated: NamedSharding | None = None
+  rules: tuple[Rule, ...] = ()  # for state and frozen weights
 
 
-def data_parallel(devices: int) -> Layout:
-  """The first `devices` devices of this host."""
-  if devices > jax.device_count():
+def layout(
+  devices: int, fsdp: int = 1, tensor: int = 1, rules: tuple[Rule, ...] = RULES
+) -> Layout:
+  """The first `devices` devices as data x fsdp x tensor; 0: all there are."""
+  there = jax.device_count()
+  devices = devices or there
+  if devices > there:
     raise ValueError(
-      f"train.devices is {devices}, but there are {jax.device_count()} "
-      f"({jax.default_backend()}): set config.train.devices to "
-      f"{jax.device_count()} or less"
+      f"train.devices is {devices}, but there are {there} "
+      f"({jax.default_backend()}): set config.train.devices to {there} or less"
+    )
+  if devices % (fsdp * tensor):
+    raise ValueError(
+      f"{devices} devices cannot be fsdp {fsdp} x tensor {tensor}: their "
+      "product must divide the number of devices"
     )
   if devices == 1:
-    return Layout(None, None)
-  mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    return Layout()
+  shape = (devices // (fsdp * tensor), fsdp, tensor)
+  grid = np.array(jax.devices()[:devices]).reshape(shape)
+  # Explicit axes, the default, are refused by flax's Embed.
+  mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
   return Layout(
-    NamedSharding(mesh, PartitionSpec("data")),
+    NamedSharding(mesh, PartitionSpec(("data", "fsdp"))),
     NamedSharding(mesh, PartitionSpec()),
+    rules,
   )
 
 
-def place(tree, sharding: NamedSharding | None):
+def shardings(where: Layout, of: PyTree) -> PyTree:
+  """A NamedSharding for each leaf (array or ShapeDtypeStruct) of a tree."""
+  assert where.replicated is not None
+  mesh = where.replicated.mesh
+  one = lambda path, x: NamedSharding(mesh, _spec(path, x.shape, where, mesh))
+  return tree.map_with_path(one, of)
+
+
+def place(of: PyTree, sharding: NamedSharding | None) -> PyTree:
   """Puts a tree there, or leaves it where it is."""
-  return tree if sharding is None else jax.device_put(tree, sharding)
+  return of if sharding is None else jax.device_put(of, sharding)
+
+
+def place_by_rules(of: PyTree, where: Layout) -> PyTree:
+  """Puts each leaf where its path says."""
+  if where.replicated is None:
+    return of
+  return jax.tree.map(jax.device_put, of, shardings(where, of))
+
+
+def constrain(of: PyTree, where: Layout) -> PyTree:
+  """The same inside `jit`: names where results lie.
+
+  Left to the compiler, a second step's inputs could be split in another way
+  than the first one's, and compile again.
+  """
+  if where.replicated is None:
+    return of
+  constrain_one = jax.lax.with_sharding_constraint
+  return jax.tree.map(constrain_one, of, shardings(where, of))
+
+
+def _spec(path: str, shape, where: Layout, mesh: Any) -> PartitionSpec:
+  for regex, axes in where.rules:
+    if len(shape) >= len(axes) and re.search(f"(^|/){regex}$", path):
+      # Dimensions in front are a method's own: one tree a stage.
+      spec = (None,) * (len(shape) - len(axes)) + axes
+      return PartitionSpec(*map(_fits(mesh), spec, shape))
+  return PartitionSpec()
+
+
+def _fits(mesh: Any):
+  """An axis where it divides the dimension; else the dimension is whole."""
+  return lambda axis, n: None if axis and n % mesh.shape[axis] else axis

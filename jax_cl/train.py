@@ -93,7 +93,7 @@ class _Run:
     self.steps, self.files, self.console = steps, files, console
     self.batch_size = config.train.batch_size
     self.place = Place()
-    self.layout = sharding.data_parallel(config.train.devices)
+    self.layout = build.layout(config)
     self._restore()
     self.trackers = [
       writers.make(w, files.path, _plain(config), self.total())

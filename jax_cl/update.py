@@ -46,23 +46,24 @@ def make(
   trains: np.ndarray,
   batch: PyTree,
   reset_optimiser: bool = True,
-  replicated: jax.sharding.NamedSharding | None = None,
+  layout: sharding.Layout = sharding.Layout(),
 ) -> Steps:
   """`trains` is bool[n_stages, domains]; `batch` any batch of the run's shape.
 
   `reset_optimiser` forgets moments (and restarts schedules) at every stage.
-  `replicated` is where the state lives when the batch is split over devices.
+  `layout` says where the state lives when there are several devices.
   """
+  settle = functools.partial(sharding.constrain, where=layout)
 
-  # Outputs are placed by name: left to the compiler, a second step's inputs
-  # could be split in another way than the first one's, and compile again.
-  where = {} if replicated is None else {"out_shardings": replicated}
-  jit = functools.partial(jax.jit, **where)
+  def jit(f, **options):
+    """`f` jitted; its results lie where the layout says."""
+    placed = functools.wraps(f)(lambda *a: settle(f(*a)))
+    return jax.jit(placed, **options)
 
   def init(key):
     k_agent, k_method, k_run = jax.random.split(key, 3)
     params, frozen = agent.init(k_agent)
-    frozen = sharding.place(frozen, replicated)
+    frozen = sharding.place_by_rules(frozen, layout)
     return jit(fresh)(params, frozen, k_method, k_run), frozen
 
   def fresh(params, frozen, k_method, k_run):

@@ -45,7 +45,7 @@ def batch(seed=0, lengths=(13, 9, 5, 13), cloned=(), adv=(1, -1, 2, -0.5)):
 
 @pytest.fixture(scope="module")
 def params():
-  return MODEL.init(jax.random.key(0))
+  return jax.jit(MODEL.init)(jax.random.key(0))
 
 
 def objective(params, **options):

@@ -1,0 +1,107 @@
+"""Rules by path, and one update on a 2 x 2 x 2 mesh equal to one device's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_cl import sharding, tree, update
+from jax_cl.agents import llm
+from jax_cl.methods import online_ewc
+from jax_cl.policies import llama
+from jax_cl.types import Batch
+
+T, B = 8, 8
+MODEL = llama.make("tiny", layers=1, vocab=96)
+
+
+def test_rules_follow_the_end_of_a_path():
+  where = sharding.layout(8, fsdp=2, tensor=2)
+  kernel = jnp.zeros((3, 8, 12))
+  of = {
+    "params": {"layers": {"attn": {"q": {"kernel": kernel}}}},
+    "opt": [{"mu": {"layers": {"mlp": {"down": {"kernel": kernel}}}}}],
+    "bank": {"layers": {"attn": {"q": {"kernel": jnp.zeros((5, 3, 8, 12))}}}},
+    "odd": {"layers": {"attn": {"k": {"kernel": jnp.zeros((3, 7, 12))}}}},
+    "norm": {"scale": jnp.zeros(8)},
+  }
+  specs = [
+    tuple(s.spec) for s in jax.tree.leaves(sharding.shardings(where, of))
+  ]
+  assert dict(zip(tree.paths(of), specs)) == {
+    "bank/layers/attn/q/kernel": (None, None, "fsdp", "tensor"),
+    "norm/scale": (),
+    "odd/layers/attn/k/kernel": (None, None, "tensor"),  # 7 is not halved
+    "opt/0/mu/layers/mlp/down/kernel": (None, "tensor", "fsdp"),
+    "params/layers/attn/q/kernel": (None, "fsdp", "tensor"),
+  }
+
+
+@pytest.mark.parametrize(
+  "args, words",
+  [((9,), "there are 8"), ((8, 3), "cannot be fsdp 3 x tensor 1")],
+)
+def test_a_mesh_that_cannot_be_is_refused(args, words):
+  with pytest.raises(ValueError, match=words):
+    sharding.layout(*args)
+
+
+def test_no_number_means_all_devices():
+  where = sharding.layout(0)
+  assert where.rows.mesh.shape == {"data": 8, "fsdp": 1, "tensor": 1}
+
+
+def rows():
+  rng = np.random.default_rng(0)
+  talks = [
+    (rng.integers(1, 96, n), np.arange(n) > 1, np.full(n, -4.6))
+    for n in (9, 9, 7, 5, 9, 4, 8, 9)
+  ]
+  return Batch(
+    **llm.rows(talks, T),
+    adv=np.linspace(-1, 1, B).astype(np.float32),
+    weight=np.ones(B, np.float32),
+    domain=np.zeros(B, np.int32),
+    task=np.arange(B, dtype=np.int32),
+    reward=np.ones(B, np.float32),
+  )
+
+
+def trained(devices, fsdp, tensor):
+  """(state, metrics, traces) after a stage, its Fisher and one more step."""
+  agent = llm.make(model=MODEL, load=jax.jit(MODEL.init), length=T, chunk=4)
+  where = sharding.layout(devices, fsdp, tensor)
+  method, traces = online_ewc.make(lr=0.1, lam=10.0, samples=B), []
+
+  def counted(*args):
+    traces.append(1)
+    return method.grads(*args)
+
+  steps = update.make(
+    agent, method._replace(grads=counted), optax.sgd(0.1),
+    np.eye(2, dtype=bool), rows(), layout=where,
+  )  # fmt: skip
+  state, frozen = steps.init(jax.random.key(0))
+  one = sharding.place(rows(), where.rows)
+  for stage in range(2):
+    state = steps.start(state, stage)
+    state, metrics = steps.update(state, frozen, one)
+    if stage == 0:
+      batches = jax.tree.map(lambda x: x[None], rows())
+      state = steps.end(state, frozen, batches)
+  return state, metrics, traces
+
+
+def test_eight_devices_equal_one():
+  one, metrics, _ = trained(1, 1, 1)
+  many, again, traces = trained(8, 2, 2)
+  assert len(traces) == 1  # the second step compiled nothing
+  for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params)):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(metrics["loss"], again["loss"], rtol=1e-5)
+  fisher = {p: x for p, x in zip(
+    tree.paths(many.cl["fisher"]), jax.tree.leaves(many.cl["fisher"])
+  )}  # fmt: skip
+  split = [p for p, x in fisher.items() if not x.is_fully_replicated]
+  assert any("attn/q" in p for p in split)  # the anchor's lies as the weight's
