@@ -51,6 +51,31 @@ def test_full_pool_is_everything_but_what_is_held_out():
   assert set(ids(official["train"])) < set(ids(full["train"]))
 
 
+def test_the_extended_pool_adds_tasks_of_every_family():
+  official = stream.load("telecom").splits
+  more = stream.load("telecom", pool="extended").splits
+  assert more["test"] == official["test"] and more["val"] == official["val"]
+  n = len(official["train"])
+  assert more["train"][:n] == official["train"]
+  extra = more["train"][n:]
+  assert len(extra) == stream.EXTRA and len(set(more["train"])) == n + len(
+    extra
+  )
+  held_out = {*ids(official["test"]), *ids(official["val"])}
+  assert held_out.isdisjoint(ids(extra))
+  counts = collections.Counter(map(stream.family, extra))
+  # all 18 left of one family, the other two in equal parts
+  assert sorted(counts.values()) == [18, 51, 51]
+  airline = stream.load("airline", pool="extended").splits
+  assert airline == stream.load("airline").splits  # there are no others
+
+
+def test_the_date_is_the_policys():
+  assert stream.load("telecom").today == "2025-02-25"
+  assert stream.load("airline").today == "2024-05-15"
+  assert stream.load("retail").today == ""
+
+
 def test_fraction_divides_on_request():
   splits = stream.load("airline", pool="fraction", train_split=0.5).splits
   assert [len(splits[s]) for s in ("train", "val", "test")] == [20, 5, 25]
