@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from jax_cl.agents import dialogue, psi
-from jax_cl.agents.dialogue import WISH
+from jax_cl.agents.dialogue import HINT, WISH
 from jax_cl.tasks import actions, intents
 
 # Column -> place in the row; 31 to 33 are free.
@@ -87,7 +87,7 @@ def chi(
   ):
     _wishes(f, acts, view)
   choice = actions.Choice(None, acts.space.acts, legal.tolist())
-  f["hint"] = WISH * np.array(intents.hint(state, choice))
+  f["hint"] = HINT * np.array(intents.hint(state, choice))
   f.values[~legal] = 0
   return f.values
 

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 
 from jax_cl.agents import dialogue, mentions
-from jax_cl.agents.dialogue import WISH
+from jax_cl.agents.dialogue import HINT, WISH
 from jax_cl.tasks import actions, entities, intents, reading
 
 # Column -> place in the row.
@@ -356,7 +356,7 @@ def _wishes(f, a: About) -> None:
       WISH * (("mistake" in str(e.value)) == slip) for e in options
     ]
   failed, name = a.state.failed, a.act.name
-  f["hint"] = WISH * np.array(intents.hint(a.state, a.choice))
+  f["hint"] = HINT * np.array(intents.hint(a.state, a.choice))
   f["refused"] = [WISH * ((name, e.key) in failed) for e in options]
   likely = _likely(a)
   f["likely"] = [WISH * (i == likely) for i in range(len(options))]

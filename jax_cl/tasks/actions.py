@@ -14,6 +14,7 @@ episode's domain, of the domains seen so far, or not at all.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
   "address": entities.ADDRESS,
   "person": ("first_name", "last_name"),
 }
+# type of a slot -> the entities that its candidates are made of
+SOURCES: dict[str, str] = {"payment_amount": "payment"}
 # Free text that no verdict reads: one constant, so that the act is expressible.
 CONSTANTS: dict[str, str] = {
   "summary": "The request is outside of what I can do for you.",
@@ -68,7 +71,7 @@ CONSTANTS: dict[str, str] = {
 SAY = (
   "ask:user_id", "ask:email", "ask:name_zip", "ask:phone_number",
   "ask:location", "ask:refuel", "ask:details",
-  "ask:items", "ask:reason", "ask:payment",
+  "ask:items", "ask:reason", "ask:payment", "ask:reservation_id",
   "inform", "refuse", "confirm", "transfer", "done",
 )  # fmt: skip
 
@@ -95,6 +98,15 @@ class Act:
   text: str  # what the frozen LLM reads to make w_i under the shared head
   domains: frozenset[str]
   write: bool = False  # it changes something
+
+  @functools.cached_property
+  def needs(self) -> tuple[str, ...]:
+    """Types of entities without which the act is not legal."""
+    return tuple(
+      SOURCES.get(s.type, s.type)
+      for s in self.slots
+      if not s.values and s.type != "count"
+    )
 
 
 def _enum(schema: Mapping[str, Any], root: Mapping[str, Any]) -> tuple:
@@ -129,7 +141,10 @@ def _slot_type(
 def slots_of(
   tool: ToolSchema, vocabulary: Mapping[str, tuple]
 ) -> tuple[Slot, ...]:
-  """Required parameters as slots, groups folded, in the schema's order."""
+  """Required parameters as slots, groups folded, in the schema's order.
+
+  But for shares of a payment, which come last.
+  """
   root = tool.parameters
   required = list(root.get("required", root.get("properties", {})))
   out: list[Slot] = []
@@ -147,7 +162,8 @@ def slots_of(
       continue
     schema = root["properties"][name]
     out.append(_slot_type(tool.name, name, schema, root, vocabulary))
-  return tuple(out)
+  # What is to be paid is known when all else is.
+  return tuple(sorted(out, key=lambda s: s.type == "payment_amount"))
 
 
 def _sentence(text: str) -> str:
@@ -198,6 +214,7 @@ class ActSpace:
     reads: bool = True,
   ):
     self.reads = reads
+    self.today = {d.name: d.today for d in domains}
     table: dict[str, Act] = {}
     for domain in domains:
       for act in acts_of(domain, vocabularies.get(domain.name, {})):
@@ -235,27 +252,35 @@ def sentences(text: str) -> list[str]:
   return [p.strip() for p in parts if len(p.strip()) > 1]
 
 
-def leaf_texts(text: str, limit: int = 60) -> list[str]:
+@functools.lru_cache(maxsize=1 << 14)
+def leaf_texts(text: str, today: str = "", limit: int = 60) -> tuple[str, ...]:
   """Tool output as `path: value` texts. Numbers and ids become their kind.
 
+  A date becomes past or future against `today` (ISO 8601), where that is known.
   Long tails (lists of flights, of variants) are cut at `limit` distinct texts.
   """
   try:
     obj = json.loads(text)
   except json.JSONDecodeError:
-    return sentences(text)[:limit]
+    return tuple(sentences(text)[:limit])
   if not isinstance(obj, (dict, list)):
-    return sentences(str(obj))[:limit]
+    return tuple(sentences(str(obj))[:limit])
   out: dict[str, None] = {}
   for path, v in entities.walk_leaves(obj):
     keys = [k for k in path if not re.search(r"\d", k)][-2:]
-    value = str(v)
-    if re.search(r"\d", value):
-      value = "a number" if re.fullmatch(r"[\d.,]+", value) else "an id"
-    out[f"{' '.join(keys)}: {value}"] = None
+    out[f"{' '.join(keys)}: {_kind(str(v), today)}"] = None
     if len(out) >= limit:
       break
-  return list(out)
+  return tuple(out)
+
+
+def _kind(value: str, today: str) -> str:
+  """What stands for a value with digits; others stand for themselves."""
+  if not re.search(r"\d", value):
+    return value
+  if today and re.match(r"\d{4}-\d\d-\d\d", value):
+    return "a past date" if value[:10] < today else "a date to come"
+  return "a number" if re.fullmatch(r"[\d.,]+", value) else "an id"
 
 
 @dataclasses.dataclass
@@ -276,9 +301,11 @@ class State:
     space: ActSpace,
     allowed: Iterable[str] | None = None,
     solo: bool = False,
+    today: str = "",
   ):
     self.space = space
     self.solo = solo  # "done" then ends the episode
+    self.today = today  # ISO 8601, as the policy tells it
     names = set(space.index if allowed is None else allowed)
     self.allowed = [a.name in names for a in space.acts]
     self.seen = entities.Seen()
@@ -293,6 +320,7 @@ class State:
     self.written: set[str] = set()  # keys given to acts that change things
     self.memo: dict[str, Any] = {}  # features keep here what is slow to make
     self.results: set[str] = set()  # tool outputs that were read
+    self.looked_up: set[str] = set()  # calls with their outputs
     self.heard_out = False  # asked for more, the user had nothing new
     self.last_arguments: list[tuple[str, str]] = []
     self.failed: set[tuple[str, str]] = set()  # (act, key of an argument)
@@ -314,20 +342,26 @@ class State:
           asked = self.history[-1][0] == "say:ask:details"
           self.heard_out |= asked and not new
         self.seen.read_speech(t.content, self.turn)
+        if new and self.seen.records:
+          ledger.derive(self)
         if self.history:
           self.reports[self.history[-1][0]] = self.last_user
       elif t.role == "tool" and t.requestor != "user":
         content = t.content or ""
-        self.last_result = leaf_texts(content)
+        self.last_result = list(leaf_texts(content, self.today))
         self.all_texts.update(dict.fromkeys(self.last_result))
         if self.history:
           self.reports[self.history[-1][0]] = self.last_result
           self.errors[-1] = t.error
           if t.error:
             self.failed.update(self.last_arguments)
+        tool, given = self.history[-1] if self.history else ("", "{}")
+        if not t.error and f"{tool} {given} {content}" not in self.looked_up:
+          self.looked_up.add(f"{tool} {given} {content}")
+          given = json.loads(given)
+          self.seen.read_look_up(content, self.turn, tool, given)
         if not t.error and content not in self.results:
           self.results.add(content)  # a loop of one call must not grow
-          tool = self.history[-1][0] if self.history else ""
           self.seen.read_result(content, self.turn, tool)
           ledger.derive(self)
 
@@ -352,6 +386,8 @@ class State:
         entities.Entity("count", n, {"value": str(n)}, set(), 0, "schema")
         for n in range(10)
       ]
+    if slot.type == "payment_amount":
+      return ledger.shares(self.seen, self.picks)
     found = self.seen.of(slot.type)
     if slot.type == "variant":
       found = self._of_product(found)
@@ -381,9 +417,7 @@ class State:
     return same or found
 
   def _legal(self, act: Act) -> bool:
-    return all(
-      s.values or s.type == "count" or self.seen.of(s.type) for s in act.slots
-    )
+    return all(map(self.seen.has, act.needs))
 
   def choice(self) -> Choice:
     """The next decision."""
@@ -401,7 +435,7 @@ class State:
     # exchanged items may be replaced by the same variant twice
     if slot.many and slot.type != "variant":
       options = [e for e in options if e.key not in taken]
-      if picked:
+      if picked and slot.type != "payment_amount":  # it ends when it is paid
         options = [*options, STOP]
     return Choice(slot, options, [True] * len(options), len(picked))
 
@@ -417,6 +451,9 @@ class State:
     if slot.type == "variant":  # one new item for each old one
       old = [e for e in self.picks.get("item_ids", ()) if e is not STOP]
       return len(picked) >= max(len(old), 1)
+    if slot.type == "payment_amount":
+      paid = ledger.unpaid(self.seen, self.picks) <= 0
+      return paid or not ledger.shares(self.seen, self.picks)
     most = MAX_INFORM if slot.type == "value" else MAX_PICKS
     left = len(self.seen.of(slot.type)) - len(picked)
     return picked[-1] is STOP or len(picked) >= most or left <= 0
@@ -426,11 +463,12 @@ class State:
 
     Slots with a single option are filled at once.
     """
-    choice = self.choice()
-    option = choice.options[index]
-    if choice.slot is None:
-      self.act, self.picks = option, {}
+    if self.act is None:
+      self.act, self.picks = self.space.acts[index], {}
     else:
+      choice = self.choice()
+      assert choice.slot is not None
+      option = choice.options[index]
       self.picks.setdefault(choice.slot.name, []).append(option)
     while (slot := self._open_slot()) is not None:
       options = self.choice().options

@@ -19,6 +19,7 @@ from typing import Any
 from jax_cl.tasks import (
   actions,
   answers,
+  bookings,
   intents,
   reading,
   stream,
@@ -366,8 +367,34 @@ def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
   tool = "get_reservation_details"
   yield from _each(state, "reservation", tool, "reservation_id")
   yield from _hear_out(state)
-  yield from _act_on_gold(spec, state, reads=True)
+  yield from _prepare(state)
+  yield from _search(spec, state)
   yield from _settle(spec, env, state)
+
+
+def _search(spec: TaskSpec, state: actions.State) -> Plan:
+  """Searches for flights that gold books and that were not seen yet."""
+  for a in gold(spec):
+    for f in a.arguments.get("flights", ()):
+      for origin, end in _ways(state, a.arguments):
+        for tool in bookings.SEARCHES:
+          legs = state.seen.by_type.get("leg", {})
+          found = (f["flight_number"], f["date"]) in state.seen.offers
+          kept = a.name != "book_reservation"  # its price is known
+          if found or (kept and actions.entities.key_of(f) in legs):
+            break
+          where = {"origin": origin, "destination": end, "date": f["date"]}
+          if (tool, actions.entities.key_of(where)) not in state.history:
+            yield tool, where
+
+
+def _ways(
+  state: actions.State, call: Mapping[str, Any]
+) -> tuple[tuple[str, str], tuple[str, str]]:
+  """(origin, destination) of a booking, there and back."""
+  trip = state.seen.records.get(call.get("reservation_id", ""), call)
+  there = trip["origin"], trip["destination"]
+  return there, there[::-1]
 
 
 def _settle(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:

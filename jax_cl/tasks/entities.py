@@ -57,6 +57,8 @@ KEYS: dict[str, str] = {
   "phone_number": "phone",
   "origin": "airport",
   "destination": "airport",
+  "iata": "airport",
+  "flight_number": "flight",
   "date": "date",
 }
 # What a whole object is known by: the first of these keys that it has.
@@ -74,12 +76,26 @@ _DATE = re.compile(
   re.I,
 )
 _PERSON = re.compile(r"\b([A-Z][a-z]+) ([A-Z][a-z]+)\b")
+_BORN = re.compile(
+  r"\b([A-Z][a-z]+) ([A-Z][a-z]+)\b[^.;]{0,30}?(\d{4}-\d\d-\d\d)"
+)
 _ADDRESS = re.compile(
   r"(\d+ [A-Z][\w ]+?),\s*(?:((?:Suite|Apt|Unit|Apartment)\.? ?\w+),\s*)?"
   r"([A-Z][A-Za-z .]+?),\s*(?:([A-Z]{2}|[A-Z][a-z]+(?: [A-Z][a-z]+)?),?\s*)?"
   r"(?:USA,?\s*)?(\d{5})"
 )
 _NUMBER = re.compile(r"(?<![\w#.-])\$?(\d+(?:\.\d+)?)(?![\w-])")
+# What `list_all_airports` answers, and names people say instead.
+CITIES: Mapping[str, tuple[str, ...]] = {
+  "SFO": ("san francisco",), "JFK": ("new york", "nyc"),
+  "LAX": ("los angeles",), "ORD": ("chicago",), "DFW": ("dallas",),
+  "DEN": ("denver",), "SEA": ("seattle",), "ATL": ("atlanta",),
+  "MIA": ("miami",), "BOS": ("boston",), "PHX": ("phoenix",),
+  "IAH": ("houston",), "LAS": ("las vegas", "vegas"), "MCO": ("orlando",),
+  "EWR": ("newark", "new york"), "CLT": ("charlotte",),
+  "MSP": ("minneapolis",), "DTW": ("detroit",), "PHL": ("philadelphia",),
+  "LGA": ("laguardia", "new york"),
+}  # fmt: skip
 # USPS codes, as addresses in tool results have them.
 STATES: dict[str, str] = dict(
   (pair[:2], pair[3:]) for pair in (
@@ -135,6 +151,11 @@ class Seen:
     self.answers: set[str] = set()
     self.records: dict[str, Any] = {}  # id -> the object as last seen
     self.first: dict[str, Any] = {}  # id -> the object as first seen
+    # Of searches: (tool, key of its arguments) -> itineraries, lists of
+    # flights; (number, date) -> the flight on offer, or its status.
+    self.searches: dict[tuple[str, str], list[Any]] = {}
+    self.offers: dict[tuple[str, str], Any] = {}
+    self.flight_status: dict[str, str] = {}
     self.year = year  # of the domain's clock: "May 20" has no year
 
   def add(
@@ -155,6 +176,10 @@ class Seen:
       entity.memo.clear()
     entity.links.update(x for x in links if x != entity.id)
     return entity
+
+  def has(self, type: str) -> bool:
+    """Something of this type was named."""
+    return any(self.by_type.get(t) for t in UNIONS.get(type, (type,)))
 
   def of(self, type: str) -> list[Entity]:
     """Entities of a type, or of the types a union stands for."""
@@ -178,6 +203,10 @@ class Seen:
     for m in _PERSON.finditer(text):
       person = {"first_name": m.group(1), "last_name": m.group(2)}
       self.add("person", person, turn, "user", _role(text[: m.start()]))
+    low = text.lower()
+    for code, names in CITIES.items():
+      if any(re.search(rf"\b{n}\b", low) for n in names):
+        self.add("airport", code, turn, "user", {"city": names[0]})
     for user in re.findall(PATTERNS["user"], text):
       first, last = user.split("_")[:2]
       person = {"first_name": first.title(), "last_name": last.title()}
@@ -186,6 +215,9 @@ class Seen:
       values = (a1, a2, city, self._state(state, city), "USA", zip_code)
       address: dict[str, str] = dict(zip(ADDRESS, values, strict=True))
       self.add("address", address, turn, "user", {**address})
+    for first, last, born in _BORN.findall(text):
+      person = {"first_name": first, "last_name": last, "dob": born}
+      self.add("passenger", person, turn, "user")
     for number in _NUMBER.findall(text):
       value = float(number) if "." in number else int(number)
       if value < 100000:
@@ -220,6 +252,30 @@ class Seen:
       self._derive(obj, turn, tool)
     else:
       self._patterns(str(obj), turn, "tool", PATTERNS)
+
+  def read_look_up(self, text: str, turn: int, tool: str, given: Any) -> None:
+    """What an answer means together with its question.
+
+    A flight that a search finds is one of the day that was searched, also
+    where the answer does not repeat it.
+    """
+    if tool == "get_flight_status":
+      key = f"{given.get('flight_number')} {given.get('date')}"
+      self.flight_status[key] = text
+      return
+    if not tool.startswith("search_"):
+      return
+    found = []
+    for way in json.loads(text):
+      flights = way if isinstance(way, list) else [way]
+      flights = [{**f, "date": f.get("date") or given["date"]} for f in flights]
+      found.append(flights)
+      for f in flights:
+        self.offers[f["flight_number"], f["date"]] = f
+        leg = {"flight_number": f["flight_number"], "date": f["date"]}
+        links = [f["origin"], f["destination"], f["date"]]
+        self.add("leg", leg, turn, "tool", describe(f), links)
+    self.searches[tool, key_of(given)] = found
 
   def _record(self, obj: Any) -> None:
     """Keeps whole objects, for arithmetic over them (`ledger`)."""

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_cl.tasks import actions, answers, payments, reading
+from jax_cl.tasks import actions, answers, bookings, payments, reading
 
 MAX_INFORMS = 4  # messages that tell values
 LIST = "list_all_product_types"
 # What a user may keep back until asked, asked once each.
-QUESTIONS = ("say:ask:items", "say:ask:reason", "say:ask:payment")
+QUESTIONS = {
+  "order": ("say:ask:items", "say:ask:reason", "say:ask:payment"),
+  "trip": ("say:ask:reservation_id", "say:ask:reason", "say:ask:payment"),
+}
 
 
 class Intent(NamedTuple):
@@ -38,7 +41,38 @@ def _intents(state: actions.State) -> list[Intent]:
     return []
   if state.seen.of("order"):
     return _shop(state)
-  return _informs(state)
+  if any("flights" in r for r in state.seen.records.values()):
+    return _fly(state)
+  return []
+
+
+def _fly(state: actions.State) -> list[Intent]:
+  """Reservations: refusals, look-ups, consent, what is wanted, answers."""
+  if not state.heard_out or _unread(state):
+    return []
+  done = [name for name, _ in state.history]
+  for ask in QUESTIONS["trip"]:
+    if ask not in done:
+      return [Intent(ask)]
+  plan = bookings.plan(state)
+  looks = [w.look for w in plan.wanted if w.look]
+  if looks:
+    return [Intent(*looks[0])]
+  if done[-1] == "say:refuse":
+    return [Intent("say:ask:details")]
+  if "say:confirm" not in done:
+    refuse = plan.denied or not plan.wanted
+    if refuse and "say:refuse" not in done:
+      return [Intent("say:refuse")]
+    return [Intent("say:confirm")]
+  calls = [Intent(w.act, w.values) for w in plan.wanted]
+  return calls or _informs(state) or [Intent("say:done")]
+
+
+def _unread(state: actions.State) -> bool:
+  """Some reservation has not been looked up."""
+  used = state.used.get(("get_reservation_details", "reservation_id"), set())
+  return any(e.key not in used for e in state.seen.of("reservation"))
 
 
 def _shop(state: actions.State) -> list[Intent]:
@@ -49,8 +83,8 @@ def _shop(state: actions.State) -> list[Intent]:
   if not state.heard_out:
     return []
   done = {name for name, _ in state.history}
-  for ask in QUESTIONS:
-    if ask not in done and ask in state.space.index:
+  for ask in QUESTIONS["order"]:
+    if ask not in done:
       return [Intent(ask)]
   if answers.asks_of_stock(state) and LIST not in done:
     return [Intent(LIST)]

@@ -8,6 +8,7 @@ policies. Nothing here reads what the user said, and nothing here knows a task.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ BAG_FEE = 50
 INSURANCE_FEE = 30  # a passenger
 # Certificates the policy allows, dollars a passenger of the reservation.
 GESTURES: Mapping[str, int] = {"cancelled": 100, "delayed": 50}
+
+DAYS = (-1, 1, 2)  # to move a flight by
 
 
 class Done(NamedTuple):
@@ -105,17 +108,69 @@ def balance(method: Mapping[str, Any]) -> float:
   return float(method.get("amount", method.get("balance", 0)))
 
 
-def shares(
-  amount: float, methods: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-  """Pays `amount` from the methods in order, each as far as it reaches."""
+def price_of_booking(seen, picks: Mapping[str, Sequence[Any]]) -> float:
+  """Fares for all passengers, insurance and bags of a booking being made."""
+
+  def values(slot: str) -> list[Any]:
+    return [e.value for e in picks.get(slot, ()) if e.type != "stop"]
+
+  n, cabin = len(values("passengers")), (values("cabin") or [""])[0]
+  legs = [(f["flight_number"], f["date"]) for f in values("flights")]
+  offers = [seen.offers[x]["prices"] for x in legs if x in seen.offers]
+  price = n * sum(p.get(cabin, 0) for p in offers)
+  if values("insurance") == ["yes"]:
+    price += INSURANCE_FEE * n
+  return price + BAG_FEE * sum(values("nonfree_baggages"))
+
+
+def price_of_change(seen, id: str, picks: Mapping[str, Sequence[Any]]) -> float:
+  """What other flights, another cabin or more bags cost beyond what was paid.
+
+  A flight that is kept in its cabin keeps its price.
+  """
+  trip = seen.records[id]
+  if bags := picks.get("nonfree_baggages"):
+    more = bags[0].value - trip.get("nonfree_baggages", 0)
+    return float(BAG_FEE * max(more, 0))
+  cabin = [e.value for e in picks.get("cabin", ())]
+  own = {(f["flight_number"], f["date"]): f["price"] for f in trip["flights"]}
+  price = 0.0
+  for leg in [e.value for e in picks.get("flights", ()) if e.type == "leg"]:
+    at = leg["flight_number"], leg["date"]
+    if at in own and cabin == [trip.get("cabin")]:
+      price += own[at]
+    elif at in seen.offers:
+      price += seen.offers[at]["prices"][cabin[0]]
+    else:
+      return 0.0
+  return price * seats(trip) - fare(trip)
+
+
+def unpaid(seen, picks: Mapping[str, Sequence[Any]]) -> float:
+  paid = [e.value for e in picks.get("payment_methods", ())]
+  return price_of_booking(seen, picks) - sum(
+    p["amount"] for p in paid if isinstance(p, dict)
+  )
+
+
+def shares(seen, picks: Mapping[str, Sequence[Any]]) -> list[entities.Entity]:
+  """Each method of the profile with what it can pay of what is still open."""
+  left = unpaid(seen, picks)
+  used = {e.value["payment_id"] for e in picks.get("payment_methods", ())
+          if isinstance(e.value, dict)}  # fmt: skip
   out = []
-  for m in methods:
-    part = min(balance(m), amount)
-    if part > 0:
-      whole = int(part) if float(part).is_integer() else round(part, 2)
-      out.append({"payment_id": m["id"], "amount": whole})
-      amount -= part
+  for r in seen.records.values():
+    for m in r.get("payment_methods", {}).values():
+      part = max(min(balance(m), left), 0.0)
+      if m["id"] not in used and (part > 0 or not used):
+        whole = int(part) if float(part).is_integer() else round(part, 2)
+        value = {"payment_id": m["id"], "amount": whole}
+        fields = {k: str(v) for k, v in m.items() if k != "id"}
+        out.append(
+          entities.Entity(
+            "payment_amount", value, fields, {m["id"]}, 0, "derived"
+          )  # fmt: skip
+        )
   return out
 
 
@@ -146,7 +201,19 @@ def derive(state) -> None:
       add(f"total price of all {name.lower()}", sum(prices))
   for id, r in seen.records.items():
     if "flights" in r and r.get("reservation_id"):
+      _renamed(seen, turn, r)
       _derive_trip(seen, turn, id, r, add)
+
+
+def _renamed(seen, turn: int, r: Mapping[str, Any]) -> None:
+  """Passengers under a name the user said that shares one of theirs."""
+  for e in seen.of("person"):
+    for p in r["passengers"]:
+      a, b = e.value, (p["first_name"], p["last_name"])
+      same = (a["first_name"] == b[0]) + (a["last_name"] == b[1])
+      if same == 1:
+        seen.add("passenger", {**a, "dob": p["dob"]}, turn, "derived", {},
+                 [r["reservation_id"]])  # fmt: skip
 
 
 def _derive_trip(seen, turn: int, id: str, r: Mapping[str, Any], add) -> None:
@@ -163,6 +230,12 @@ def _derive_trip(seen, turn: int, id: str, r: Mapping[str, Any], add) -> None:
   if len(paid) > 1:  # the last change
     add("refund money back" if paid[-1] < 0 else "difference to pay",
         paid[-1], id)  # fmt: skip
+  for f in r["flights"]:
+    day = datetime.date.fromisoformat(f["date"])
+    for k in DAYS:
+      date = (day + datetime.timedelta(days=k)).isoformat()
+      fields = {"days later": str(k)}
+      seen.add("date", date, turn, "derived", fields, [id])
   user = seen.records.get(r.get("user_id", ""), {})
   bags = free_bags(user.get("membership", ""), r.get("cabin", ""), n)
   add("suitcases bags allowed", bags, id)

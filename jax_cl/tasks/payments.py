@@ -37,10 +37,13 @@ def best(state, act: str, options: Sequence[entities.Entity]) -> int:
   paid = original(state)
   need = _need(state)
 
+  least = re.search(r"\b(smallest|lowest) balance", text)
+
   def rank(i: int) -> tuple:
     e = options[i]
     return (
-      not _may(act, e, paid, need), _named(text, e, paid), e.id != paid, i,
+      not _may(act, e, paid, need), _named(text, e, paid),
+      _balance(e) if least else 0.0, e.id != paid, i,
     )  # fmt: skip
 
   return min(range(len(options)), key=rank)
@@ -77,6 +80,8 @@ def _balance(e: entities.Entity) -> float:
 
 def _need(state) -> float:
   """What the picks cost beyond what was paid, 0 where unknown."""
+  if trip := next(iter(state.picks.get("reservation_id", ())), None):
+    return ledger.price_of_change(state.seen, trip.value, state.picks)
   old = [e.id for e in state.picks.get("item_ids", ()) if e.type == "item"]
   new = [e.id for e in state.picks.get("new_item_ids", ())]
   if len(old) != len(new):
@@ -101,6 +106,8 @@ def _named(text: str, e: entities.Entity, paid: str) -> float:
     places += [m.start() for m in re.finditer(r"\bother card\b", text)]
   if not places:
     return float("inf")
+  if re.search(r"\b(smallest|lowest) balance", text):
+    return 0.0
   if re.search(r"chang\w+ (my|your) mind", text):
     return -max(places)
   return min(places)

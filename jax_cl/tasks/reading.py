@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax_cl.tasks import actions, entities
+from jax_cl.tasks import actions, bookings, entities
 
 # verb -> (what becomes of the thing, first word of the tool meant)
 VERBS: dict[str, tuple[str, str]] = {
@@ -106,7 +106,7 @@ def _read(state: actions.State) -> Reading:
     return Reading((), {}, text)
   orders = [_as_first_seen(state, o) for o in state.seen.of("order")]
   if not orders:
-    return Reading(tuple(_bookings(state, text)), {}, text)
+    return Reading(tuple(_bookings(state)), {}, text)
   items = state.seen.of("item")
   states = {o.id: o.fields.get("status", "") for o in orders}
   status = lambda e: [states[x] for x in e.links if x in states]
@@ -128,6 +128,18 @@ def _read(state: actions.State) -> Reading:
     for k, ss in said.items()
   }  # fmt: skip
   return Reading(tuple(wishes), scopes, text)
+
+
+def _bookings(state: actions.State) -> list[Wish]:
+  """What the airline's policy lets be done of what was asked for."""
+  out = []
+  for w in bookings.plan(state).wanted:
+    for slot, type in (("reservation_id", "reservation"), ("user_id", "user")):
+      if slot in w.values:
+        key = entities.key_of(w.values[slot])
+        out.append(Wish(w.act, state.seen.by_type[type][key]))
+        break
+  return [w for w in out if w.act in state.space.index]
 
 
 def _as_first_seen(state, order: entities.Entity) -> entities.Entity:
@@ -521,41 +533,6 @@ def _addresses(state, text, orders, inside, said, tools) -> list[Wish]:
   return out
 
 
-# --------------------------------------------------------------------- bookings
-NOW = "2024-05-15T15:00:00"  # the clock of tau2's airline policy
-DAY_AGO = "2024-05-14T15:00:00"
-_COVERED = re.compile(r"\b(sick|ill|health|medical|doctor|hospital|weather)\b")
-
-
-def _bookings(state: actions.State, text: str) -> list[Wish]:
-  """Reservations that the user wants cancelled and the policy lets cancel."""
-  acts = {a.tool: a.name for a in state.space.acts}
-  cancel = re.search(r"\bcancel(?!led|lation|ed)", text)
-  if not cancel or "cancel_reservation" not in acts:
-    return []
-  known = [t for t in state.seen.of("reservation") if t.fields.get("cabin")]
-  named = [t for t in known if t.id.lower() in text]
-  every = re.search(r"\ball (of )?(my|the)\b[^.]*\b(flight|reserv|trip)", text)
-  wanted = named or (known if every else [])
-  name = acts["cancel_reservation"]
-  return [Wish(name, t) for t in wanted if cancellable(t, text)]
-
-
-def cancellable(t: entities.Entity, text: str) -> bool:
-  """The policy's 'Cancel flight': nothing flown yet, and one of: booked within
-  24 hours, cancelled by the airline, business, insured for a covered reason.
-  """
-  dates = [d for d in t.fields.get("date", "").split("; ") if d]
-  if any(d[:10] < NOW[:10] for d in dates):
-    return False
-  return (
-    t.fields.get("created_at", "") > DAY_AGO
-    or t.fields.get("status") == "cancelled"
-    or t.fields.get("cabin") == "business"
-    or (t.fields.get("insurance") == "yes" and bool(_COVERED.search(text)))
-  )
-
-
 # --------------------------------------------------------------------- variants
 def variant_scores(
   options: Sequence[entities.Entity],
@@ -777,7 +754,6 @@ def contradicts(
   if not state.space.reads:
     return False
   kinds = ("order", "user", "reservation")
-  bound = {"cancel_reservation"}
   if not state.seen.of("order") and not state.seen.of("reservation"):
     return False  # no such thing in this domain
   wishes = open_wishes(state)
@@ -785,18 +761,14 @@ def contradicts(
   if choice.slot is None:
     if option.name == "say:done":
       return bool(wishes)
-    if not state.seen.of("order") and option.name not in bound:
-      return False  # these rules know of no other wish
     return option.write and option.name not in {w.act for w in wishes}
   if not state.act.write:
-    return False
-  if not state.seen.of("order") and state.act.name not in bound:
     return False
   mine = [w for w in wishes if w.act == state.act.name]
   if choice.slot.type in kinds:
     return option.key not in {w.order.key for w in mine}
   picked = {e.key for es in state.picks.values() for e in es}
-  if choice.slot.type in ("item", "number"):
+  if choice.slot.type == "item":
     own = next((w for w in mine if w.order.key in picked), None)
     wanted = {e.key for e in own.items} if own else set()
     if option is actions.STOP:
