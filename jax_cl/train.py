@@ -29,6 +29,7 @@ from jax_cl import (
   build,
   checkpoint,
   evaluate,
+  leaks,
   logs,
   metrics,
   reports,
@@ -92,6 +93,7 @@ class _Run:
     self.config, self.what, self.method = config, what, method
     self.steps, self.files, self.console = steps, files, console
     self.batch_size = config.train.batch_size
+    self.guard = leaks.Guard(what.tasks)
     self.place = Place()
     self.layout = build.layout(config)
     self._restore()
@@ -121,7 +123,10 @@ class _Run:
       stage.name,
       *(sum(s[x] for s in sizes) for x in ("train", "val", "test")),
     )
-    demos = what.demos(k) if stage.clone_steps else None
+    demos = None
+    if stage.clone_steps:
+      demos = what.demos(k)
+      self.guard.batch(demos, f"demonstrations of stage {k}")
     began = time.monotonic()
     try:
       with self.console.bar(k, stage.name, stage.steps, n) as bar:
@@ -143,6 +148,8 @@ class _Run:
     self.timing("train", k, began)
 
     began = time.monotonic()
+    if self.method.capacity:
+      self.guard.buffer(self.state.buffer)
     if self.method.rows:
       self.state = self.steps.end(
         self.state, self.frozen, self.last_rows(k, demos)
@@ -174,7 +181,7 @@ class _Run:
     mix = None if mix is None else np.asarray(mix)
     seed = self.seed(k, n, _ROLLOUT)
     episodes = what.collect(self.view(), self.frozen, k, n, seed, mix)
-    return what.batch(episodes, self.seed(k, n, _ROWS)), episodes
+    return self.taken(k, n, episodes), episodes
 
   def new_learner(self):
     """The state before any training, at today's step: independent training."""
@@ -224,8 +231,14 @@ class _Run:
 
   def everything(self, k: int, n: int, episodes):
     """A batch that leaves no group out: for memory and Fisher."""
-    batch = self.what.batch(episodes, self.seed(k, n, _ROWS), every=True)
+    batch = self.taken(k, n, episodes, every=True)
     return sharding.place(batch, self.layout.rows)
+
+  def taken(self, k: int, n: int, episodes, every: bool = False):
+    """Episodes as a batch, which no held-out task is in."""
+    batch = self.what.batch(episodes, self.seed(k, n, _ROWS), every=every)
+    self.guard.batch(batch, f"stage {k}, step {n + 1}")
+    return batch
 
   def last_rows(self, k: int, demos):
     """Batches for `Method.end`, [n, B, ...]: on-policy where possible."""
@@ -316,6 +329,8 @@ class _Run:
         "another --workdir"
       )
     self.state = checkpoint.restore(files.path, *places[-1], self.state)
+    if self.method.capacity:
+      self.guard.buffer(self.state.buffer)
     self.place = Place(*places[-1], tuple(host["pending"]))
     self.matrix = host["matrix"]
     files.cut(host["logs"])

@@ -60,6 +60,9 @@ class Problem(Protocol):
 
   stages: tuple[types.Stage, ...]
   domains: tuple[str, ...]  # columns of R; `Batch.domain` is a place in it
+  # The task table, tasks of all splits: `Batch.task` is a place in it. Ids are
+  # unique in a domain; `leaks.Guard` refuses rows of val and test.
+  tasks: Sequence[types.TaskSpec]
   agent: types.Agent
   sizes: Mapping[str, Mapping[str, int]]  # domain -> split -> number of tasks
   fingerprint: str  # hash of the data: a resumed run must find the same

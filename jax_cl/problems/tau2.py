@@ -65,6 +65,7 @@ class Tau2:
       for d in domains
     }
     specs = [s for d in domains for v in d.splits.values() for s in v]
+    self.tasks = tuple(specs)
     self._task = {(s.domain, s.task_id): i for i, s in enumerate(specs)}
     self.seed, self.batch_size = seed, batch_size
     self._tools, self._baseline = tools, baseline
