@@ -92,31 +92,47 @@ class Row:
   ids: list[int] = dataclasses.field(default_factory=list)
   mask: list[int] = dataclasses.field(default_factory=list)  # 1: sampled
   logprobs: list[float] = dataclasses.field(default_factory=list)  # 0: not
-  versions: list[int] = dataclasses.field(default_factory=list)  # -1: not
+  versions: list[int] = dataclasses.field(default_factory=list)
+  # versions: of the weights that sampled the token; -1: not sampled
 
   def __len__(self) -> int:
     return len(self.ids)
 
   def say(self, ids: Sequence[int]) -> None:
     """Adds what the policy did not sample."""
-    self._add(ids, [0.0] * len(ids), 0, -1)
+    n = len(ids)
+    self._add(ids, [0.0] * n, 0, [-1] * n)
 
   def sample(
-    self, ids: Sequence[int], logprobs: Sequence[float], version: int = 0
+    self,
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+    versions: Sequence[int],
   ) -> None:
     """Adds sampled ids with their log-probabilities, which must be there."""
-    if len(ids) != len(logprobs):
-      raise ValueError(f"{len(ids)} ids with {len(logprobs)} logprobs")
+    if not len(ids) == len(logprobs) == len(versions):
+      raise ValueError(
+        f"{len(ids)} ids with {len(logprobs)} logprobs and {len(versions)}"
+        " versions"
+      )
     for i, x in zip(ids, logprobs):
       if not math.isfinite(x) or x > 0:
         raise ValueError(f"log-probability {x} of sampled id {i}")
-    self._add(ids, logprobs, 1, version)
+    self._add(ids, logprobs, 1, versions)
 
-  def _add(self, ids, logprobs, mask: int, version: int) -> None:
+  def _add(self, ids, logprobs, mask: int, versions) -> None:
     self.ids += [int(i) for i in ids]
     self.logprobs += [float(x) for x in logprobs]
     self.mask += [mask] * len(ids)
-    self.versions += [version] * len(ids)
+    self.versions += [int(v) for v in versions]
+
+
+class Prompt(NamedTuple):
+  """What all conversations of a domain begin with."""
+
+  system: str  # its rules
+  tools: tuple[ToolSchema, ...]
+  ids: tuple[int, ...]  # of both, as the form writes them
 
 
 # ------------------------------------------------------------------------ chat
@@ -153,17 +169,14 @@ class Chat:
 
   # The unsampled parts.
 
-  def prefix(self, system: str, tools: Sequence[ToolSchema] = ()) -> list[int]:
+  def prompt(self, system: str, tools: Sequence[ToolSchema] = ()) -> Prompt:
     """What all conversations of a domain begin with: rules and tools."""
-    return self.encode(self._system(system, tools))
+    ids = self.encode(self._system(system, tools))
+    return Prompt(system, tuple(tools), tuple(ids))
 
-  def opening(
-    self,
-    turns: Sequence[Turn],
-    system: str,
-    tools: Sequence[ToolSchema] = (),
-  ) -> list[int]:
+  def opening(self, prompt: Prompt, turns: Sequence[Turn]) -> list[int]:
     """All turns before the first answer, up to where the answer begins."""
+    system, tools = prompt.system, prompt.tools
     before = self._system(system, tools)
     messages = [_system_message(self._safe(system)), *self._messages(turns)]
     text = self.form.render(messages, _functions(tools), True)
@@ -226,6 +239,10 @@ class Chat:
           out.append(i)
           blank = False
     return out
+
+  def thinks(self, ids: Sequence[int]) -> bool:
+    """Whether an answer holds a thought that the next row is to leave out."""
+    return self.thinking == "strip" and self._think[0] in ids
 
   def _words(self, ids: list[int]) -> str:
     if not ids or ids[-1] not in self.stop_ids:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_cl import names, tree
-from jax_cl.policies import lora, rope
+from jax_cl.policies import lora, rope, slots
 
 PyTree = Any
 
@@ -93,7 +93,7 @@ class Policy(NamedTuple):
   init: Callable[..., PyTree]  # (key) -> params, float32
   init_cache: Callable[..., Cache]  # (rows, slots, layers=None) -> Cache
   axes: Callable[[], PyTree]  # () -> tuples of logical names, like params
-  hidden: Callable[..., tuple[Array, Cache | None]]
+  hidden: Callable[..., tuple[Array, Any]]  # Any: the cache's own type
   # (params, tokens_BT, positions_BT, segments_BT, cache=None, *, layers=None)
   unembed: Callable[..., Array]  # (params, x_BTD) -> f32[B, T, V]
 
@@ -186,6 +186,8 @@ def attend(q, k, v, view: View, kv, slides):
   sees its window alone; None where no layer does.
   """
   mask = view.mask if slides is None else view.mask & (view.near | ~slides)
+  if isinstance(kv, slots.Layer):
+    return slots.attend(q, k, v, mask, view.at, kv)
   if kv is not None:
     kv = k, v = _write(kv[0], view.at, k), _write(kv[1], view.at, v)
   return attention(q, k, v, mask), kv
@@ -252,7 +254,7 @@ def decoder(
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
     segments_BT: Int[Array, "B T"],
-    cache: Cache | None = None,
+    cache: Cache | slots.Slots | None = None,
     *,
     layers: int | None = None,
   ):
@@ -264,6 +266,10 @@ def decoder(
     if cache is None:
       at, kv = None, None
       positions_BS, segments_BS = positions_BT, segments_BT
+    elif isinstance(cache, slots.Slots):
+      at = slots.places(cache, tokens_BT.shape[1])
+      kv = slots.layers(cache, n)
+      positions_BS, segments_BS = slots.keys(cache, positions_BT, segments_BT)
     else:
       at = _slots(cache, tokens_BT.shape[1])
       kv = (cache.k[:n], cache.v[:n])
@@ -279,16 +285,21 @@ def decoder(
     if isinstance(params["layers"], tuple):
       new = []
       for i, p in enumerate(params["layers"][:n]):
-        here = None if kv is None else (kv[0][i], kv[1][i])
+        here = None if kv is None else slots.pick(kv, i)
         slide = None if slides is None else slides[i]
         x, out = block(config).apply({"params": p}, x, view, here, slide)
         new.append(out)
-      new = jax.tree.map(lambda *a: jnp.stack(a), *new)
+      if isinstance(cache, slots.Slots):
+        new = slots.apart(new)
+      else:
+        new = jax.tree.map(lambda *a: jnp.stack(a), *new)
     else:
       first = {"params": jax.tree.map(lambda a: a[:n], params["layers"])}
       run: Any = stack(n).apply
       x, new = run(first, x, view, kv, slides)
-    if cache is not None:
+    if isinstance(cache, slots.Slots):
+      cache = slots.written(cache, new, jnp.sum(segments_BT > 0, axis=1))
+    elif isinstance(cache, Cache):
       length = cache.length + jnp.sum(segments_BT > 0, axis=1)
       k, v = new
       cache = Cache(k, v, positions_BS, segments_BS, length)
