@@ -364,7 +364,7 @@ def test_command_recomputes_from_the_logs(tmp_path):
   done = subprocess.run(
     [*command, f"--workdir={tmp_path / 'no'}"], capture_output=True, text=True
   )
-  assert done.returncode == 1 and "holds no run.json" in done.stderr
+  assert done.returncode == 2 and "holds no run.json" in done.stderr
   assert "Traceback" not in done.stderr
 
 

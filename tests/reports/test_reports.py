@@ -154,5 +154,5 @@ def test_command_reads_files_without_jax(workdir):
     capture_output=True,
     text=True,
   )
-  assert done.returncode == 1 and "it is not a run's workdir" in done.stderr
+  assert done.returncode == 2 and "it is not a run's workdir" in done.stderr
   assert "Traceback" not in done.stderr
