@@ -22,7 +22,7 @@ from jax_cl.tasks import actions, entities, reading
 WISH = 12.0
 # The intended option moves faster still: it must be learned as a rule for all
 # acts before each act's own weights explain its demonstrations by heart.
-HINT = 36.0
+HINT = 120.0
 _WORD = re.compile(r"[a-z0-9]+")
 _SMALL = frozenset(
   "a an the of to and or in for with on at by is it its my your you i we be"
