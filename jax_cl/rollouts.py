@@ -41,7 +41,8 @@ class _Slot:
     self.job = job
     self.decisions: list[Decision] = []
     self.failure = ""
-    self.state = actions.State(space, job.allowed, job.spec.solo)
+    today = space.today.get(job.spec.domain, "")
+    self.state = actions.State(space, job.allowed, job.spec.solo, today)
     self.n = 0
     self.env: env_lib.Env | None = None
     try:

@@ -196,7 +196,12 @@ class Tau2:
     return rows._replace(reward=np.ones_like(rows.reward))
 
   def _demonstrate(self, spec: types.TaskSpec, stage: int, record):
-    state = actions.State(self.space, self._allowed(spec, stage), spec.solo)
+    state = actions.State(
+      self.space,
+      self._allowed(spec, stage),
+      spec.solo,
+      self.space.today[spec.domain],
+    )
     user = None if spec.solo else self._make_user()
     env = env_lib.Env(spec, user, seed=0, max_turns=self._max_turns)
     return demos.run(spec, env, state, record), state
