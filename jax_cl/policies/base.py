@@ -301,7 +301,7 @@ def decoder(
       cache = slots.written(cache, new, jnp.sum(segments_BT > 0, axis=1))
     elif isinstance(cache, Cache):
       length = cache.length + jnp.sum(segments_BT > 0, axis=1)
-      k, v = new
+      k, v = new  # pyright: ignore
       cache = Cache(k, v, positions_BS, segments_BS, length)
     return x, cache
 
