@@ -222,30 +222,43 @@ class Tau2:
     return self._run(params, frozen, jobs, greedy=False, record=True)
 
   def _draw(self, rng, stage: int, step: int, mix) -> list[types.TaskSpec]:
-    """The train tasks of one step; `mix` hands shares to other domains."""
+    """The train tasks of one step: the stage's own, and old ones by `mix`."""
     own, n = self.stages[stage], self._tasks_per_step
+    # A stage that comes back (interleaved) goes on where it left off.
+    before = sum(
+      s.steps - s.clone_steps
+      for s in self.stages[:stage]
+      if s.domains == own.domains
+    )
+    batch = stream.batches(
+      self._sampler,
+      demos.train_only(own.train),
+      n,
+      seed=self.seed,
+      steps=max(own.steps - own.clone_steps, 1),
+    )
+    specs = list(batch(before + step - own.clone_steps))
     if mix is None:
-      # A stage that comes back (interleaved) goes on where it left off.
-      before = sum(
-        s.steps - s.clone_steps
-        for s in self.stages[:stage]
-        if s.domains == own.domains
-      )
-      batch = stream.batches(
-        self._sampler,
-        demos.train_only(own.train),
-        n,
-        seed=self.seed,
-        steps=max(own.steps - own.clone_steps, 1),
-      )
-      return list(batch(before + step - own.clone_steps))
-    counts = np.floor(np.asarray(mix) * n + 0.5).astype(int)
-    pools = [self._domains[d].splits["train"] for d in self.domains]
-    return [
-      pool[i]
-      for pool, k in zip(pools, counts, strict=True)
-      for i in rng.choice(len(pool), k, replace=k > len(pool))
-    ]
+      return specs
+    here = np.array([d in own.domains for d in self.domains])
+    old = np.where(here, 0.0, mix)
+    total = int(n * old.sum() + 1e-4)
+    if not total:
+      return specs
+    specs = specs[: int(np.ceil(n * np.sum(mix, where=here) - 1e-4))]
+    counts = _apportion(rng, old, total)
+    for domain, count in zip(self.domains, counts, strict=True):
+      if count:
+        pool = self._trained(domain, stage)
+        picked = rng.choice(len(pool), count, replace=count > len(pool))
+        specs += [pool[i] for i in picked]
+    return specs
+
+  def _trained(self, domain: str, stage: int) -> tuple[types.TaskSpec, ...]:
+    """The tasks of a domain that stages before this one learned from."""
+    earlier = self.stages[:stage]
+    specs = [t for s in earlier for t in s.train if t.domain == domain]
+    return demos.train_only(dict.fromkeys(specs))
 
   def batch(self, episodes, seed, every=False):
     adv = batching.advantages(episodes, self._baseline)
@@ -366,6 +379,19 @@ def _episode_seed(seed: int, domain: str, place: int, trial: int) -> int:
   """
   entropy = (seed, zlib.crc32(domain.encode()), place, trial)
   return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def _apportion(rng, shares: np.ndarray, total: int) -> np.ndarray:
+  """`total` things by `shares`; what does not divide goes by lot.
+
+  Systematic sampling: each count is its share rounded down or up, and right
+  in expectation.
+  """
+  order, counts = rng.permutation(len(shares)), np.zeros(len(shares), int)
+  ends = np.cumsum(shares[order]) * (total / shares.sum())
+  ends = np.floor(np.round(ends, 6) + rng.random())
+  counts[order] = np.diff(ends, prepend=0.0)
+  return counts
 
 
 def _cut(domain: stream.Domain, most: int | None) -> stream.Domain:

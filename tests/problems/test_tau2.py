@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jax_cl.methods import replay
 from jax_cl.problems import tau2
 
 
@@ -81,6 +82,33 @@ def test_every_trial_of_every_task_has_its_own_draws(what, monkeypatch):
   assert len(set(seeds)) == len(seeds) > 4
   first = [j.seed for j in asked[0] if j.info["trial"] == 0]
   assert [j.seed for j in asked[2]] == first  # whatever is beside them
+
+
+def test_old_tasks_are_rolled_out_again(what):
+  method = replay.make(
+    batch_size=64, prompts=2, trains=np.eye(2, dtype=bool), ratio=0.5,
+    kind="replay_env",
+  )  # fmt: skip
+  mix = lambda stage: np.asarray(method.mix((), stage))
+  draw = lambda stage, mix: what._draw(
+    np.random.default_rng(0), stage, what.stages[stage].clone_steps, mix
+  )
+  rngs = [np.random.default_rng(0) for _ in range(2)]
+  step = what.stages[0].clone_steps
+  first = [what._draw(r, 0, step, m) for r, m in zip(rngs, (mix(0), None))]
+  assert first[0] == first[1]  # nothing is old yet: `sequential`, to the bit
+  assert rngs[0].random() == rngs[1].random()
+  own, new = draw(1, mix(1)), draw(1, None)
+  assert own[:2] == new and len(own) == 3  # 2 of its own, int(2 * .5) added
+  assert own[2] in what.stages[0].train
+
+
+def test_shares_that_do_not_divide_go_by_lot():
+  rng = np.random.default_rng(0)
+  shares = np.array([0.25, 0.0, 0.25, 0.5])
+  counts = np.array([tau2._apportion(rng, shares, 3) for _ in range(400)])
+  assert (counts.sum(axis=1) == 3).all() and (counts[:, 1] == 0).all()
+  np.testing.assert_allclose(counts.mean(axis=0), shares * 3, atol=0.08)
 
 
 def test_the_action_space_is_part_of_the_setting(what):
