@@ -8,7 +8,7 @@ reward is 1 where the policy names the label.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,23 +25,28 @@ class Supervised:
   def __init__(
     self,
     agent: types.Agent,
-    data: Sequence[digits.Domain],
-    stages: Callable[[tuple[str, ...]], tuple[types.Stage, ...]],
+    data: Mapping[str, digits.Domain],
+    stages: Sequence[types.Stage],
     curriculum: str,
     batch_size: int,
     group: int,
   ):
     self.agent, self._batch_size, self._group = agent, batch_size, group
-    self._data = data
-    self.domains = tuple(f"perm{i}" for i in range(len(data)))
-    self.stages = stages(self.domains)
-    self._train = [spec for stage in self.stages for spec in stage.train]
+    self._data = list(data.values())
+    self.domains = tuple(data)
+    self.stages = tuple(stages)
+    self.tasks = tuple(
+      types.TaskSpec(d, f"{split}{i}", split)
+      for d, splits in data.items()
+      for split in splits
+      for i in range(len(splits[split].y))
+    )
+    self._task = {(s.domain, s.task_id): i for i, s in enumerate(self.tasks)}
     self.sizes = {
-      d: {k: len(s.y) for k, s in splits.items()}
-      for d, splits in zip(self.domains, data)
+      d: {k: len(s.y) for k, s in splits.items()} for d, splits in data.items()
     }
     digest = hashlib.sha256()
-    for splits in data:
+    for splits in self._data:
       for name in sorted(splits):
         digest.update(splits[name].x.tobytes() + splits[name].y.tobytes())
     self.about = {"curriculum": curriculum}
@@ -54,20 +59,10 @@ class Supervised:
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
   def _rows(self, place: int) -> types.Batch:
-    x, y = self._data[place]["train"]
-    n = len(y)
-    ones = np.ones(n, np.float32)
-    return types.Batch(
-      obs={"x": x},
-      action=y[:, None],
-      mask=ones[:, None],
-      logp_old=np.zeros((n, 1), np.float32),
-      adv=ones,
-      weight=ones,
-      domain=np.full(n, place, np.int32),
-      task=np.arange(n, dtype=np.int32),
-      reward=ones,
-    )
+    """A domain's demonstrations, by their places in the task table."""
+    out = rows(self._data[place]["train"], place)
+    first = self._task[self.domains[place], "train0"]
+    return out._replace(task=out.task + np.int32(first))
 
   def collect(self, params, frozen, stage, step, seed, mix=None):
     """One guess an episode, a group of them a row: a contextual bandit."""
@@ -81,9 +76,7 @@ class Supervised:
     action, logp = np.asarray(action), np.asarray(logp)
     return [
       types.Episode(
-        task=types.TaskSpec(
-          self.domains[rows.domain[i]], str(rows.task[i]), "train"
-        ),
+        task=self.tasks[rows.task[i]],
         turns=(),
         verdict=_verdict(action[n] == rows.action[i, 0]),
         termination="agent_stop",
@@ -101,9 +94,8 @@ class Supervised:
     adv = batching.advantages(episodes)
     adv = np.nan_to_num(adv) if every else adv
     places = {d: i for i, d in enumerate(self.domains)}
-    tasks = {(s.domain, s.task_id): int(s.task_id) for s in self._train}
     spec = self.agent.obs_spec or {}
-    rows = batching.rows(episodes, adv, places, tasks, spec)
+    rows = batching.rows(episodes, adv, places, self._task, spec)
     return batching.fit(rows, self._batch_size, seed)
 
   def summary(self, params, frozen):
@@ -119,7 +111,7 @@ class Supervised:
     right = np.asarray(action) == y
     return [
       types.Episode(
-        task=types.TaskSpec(domain, str(i), split),
+        task=types.TaskSpec(domain, f"{split}{i}", split),
         turns=(),
         verdict=_verdict(ok),
         termination="agent_stop",
@@ -130,8 +122,29 @@ class Supervised:
     ]
 
 
+def rows(split: digits.Split, place: int) -> types.Batch:
+  """All rows of a split as decisions to be cloned, in order."""
+  n = len(split.y)
+  ones = np.ones(n, np.float32)
+  return types.Batch(
+    obs={"x": split.x},
+    action=split.y[:, None],
+    mask=ones[:, None],
+    logp_old=np.zeros((n, 1), np.float32),
+    adv=ones,
+    weight=ones,
+    domain=np.full(n, place, np.int32),
+    task=np.arange(n, dtype=np.int32),
+    reward=ones,
+  )
+
+
 def _verdict(right) -> types.Verdict:
   return types.Verdict(float(right), {"LABEL": float(right)}, ("LABEL",))
+
+
+DATA = {"blobs": digits.blobs, "digits": digits.digits}
+TASKS = {"permuted": (digits.permuted, "perm"), "split": (digits.split, "part")}
 
 
 def make(
@@ -140,48 +153,61 @@ def make(
   batch_size: int,
   agent: Mapping[str, Any],
   data: str = "blobs",
+  tasks: str = "permuted",
   n_domains: int = 3,
   curriculum: str = "sequential",
   epochs: int = 10,
   pg_steps: int = 0,
   group: int = 4,
   blobs: Mapping[str, Any] | None = None,
+  hold_out: bool = False,
 ) -> Supervised:
-  """`data` is "blobs" (options: `blobs`) or "digits"; both are permuted.
+  """`data` is "blobs" (options: `blobs`) or "digits" (option: `hold_out`).
 
-  A stage is `epochs` passes over its rows, then `pg_steps` steps in which the
-  policy guesses, `group` times a row, and is told right or wrong. `curriculum`
-  is "sequential" or "joint" (one stage with all domains and as many steps).
+  `tasks` says how `n_domains` domains are made of them: "permuted" or "split"
+  (`tasks.digits`). A stage is `epochs` passes over its rows, then `pg_steps`
+  steps in which the policy guesses, `group` times a row, and is told right or
+  wrong. `curriculum` is "sequential", "joint" (one stage with all domains and
+  as many passes) or "cumulative" (stage k has domains 0 to k).
   """
-  makers = {"blobs": digits.blobs, "digits": digits.digits}
-  names.check("stream.data", data, makers)
-  names.check("stream.curriculum", curriculum, ("sequential", "joint"))
+  names.check("stream.data", data, DATA)
+  names.check("stream.tasks", tasks, TASKS)
+  names.check("stream.curriculum", curriculum, CURRICULA)
   if agent["name"] != "mlp":
     raise ValueError(f"agent {agent['name']!r} on rows; use 'mlp'")
-  args = {"seed": seed, **(blobs or {})} if data == "blobs" else {}
-  base = makers[data](**args)
-  x, y = base["train"]
-
-  def stages(domains):
-    joint = curriculum == "joint"
-    groups = [domains] if joint else [(d,) for d in domains]
-    return tuple(
-      types.Stage(
-        name="+".join(names),
-        train=tuple(
-          types.TaskSpec(d, str(i), "train")
-          for d in names
-          for i in range(len(y))
-        ),
-        steps=pg_steps + epochs * -(-len(names) * len(y) // batch_size),
-        domains=tuple(names),
-        clone_steps=epochs * -(-len(names) * len(y) // batch_size),
-      )
-      for names in groups
-    )
-
+  args = {"hold_out": hold_out} if data == "digits" else dict(blobs or {})
+  base = DATA[data](**{"seed": seed, **args})
+  cut, word = TASKS[tasks]
+  parts = cut(base, n_domains, seed)
+  domains = {f"{word}{i}": part for i, part in enumerate(parts)}
   net = mlp.make(
-    features=x.shape[1], classes=int(y.max()) + 1, **agent.get("args", {})
+    features=base["train"].x.shape[1],
+    classes=int(base["train"].y.max()) + 1,
+    **agent.get("args", {}),
   )
-  data_ = digits.permuted(base, n_domains, seed)
-  return Supervised(net, data_, stages, curriculum, batch_size, group)
+  stages = [
+    _stage({d: domains[d] for d in some}, epochs, pg_steps, batch_size)
+    for some in CURRICULA[curriculum](list(domains))
+  ]
+  return Supervised(net, domains, stages, curriculum, batch_size, group)
+
+
+CURRICULA = {
+  "sequential": lambda all_: [[d] for d in all_],
+  "joint": lambda all_: [all_],
+  "cumulative": lambda all_: [all_[: k + 1] for k in range(len(all_))],
+}
+
+
+def _stage(domains: Mapping[str, digits.Domain], epochs, pg_steps, size):
+  n = {d: len(splits["train"].y) for d, splits in domains.items()}
+  clone_steps = epochs * -(-sum(n.values()) // size)
+  return types.Stage(
+    name="+".join(domains),
+    train=tuple(
+      types.TaskSpec(d, f"train{i}", "train") for d in n for i in range(n[d])
+    ),
+    steps=clone_steps + pg_steps,
+    domains=tuple(domains),
+    clone_steps=clone_steps,
+  )

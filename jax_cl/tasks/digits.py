@@ -1,8 +1,9 @@
 """Small supervised streams on which methods are compared in seconds.
 
-Each domain is one classification problem under its own fixed permutation of
-the features, so that all domains share inputs and outputs but nothing else.
-No tau2 here.
+`permuted`: each domain is one classification problem under its own fixed
+permutation of the features, so that all domains share inputs and outputs but
+nothing else (domain-incremental). `split`: each domain holds some of the
+classes, and one head names them all (class-incremental). No tau2 here.
 """
 
 from __future__ import annotations
@@ -41,20 +42,16 @@ def blobs(
   return out
 
 
-def digits() -> Domain:
+def digits(*, hold_out: bool = False, seed: int = 0) -> Domain:
   """scikit-learn's 1797 8x8 images, / 16; a stratified quarter is the test.
 
-  `val` is a fifth of the train rows, and stays in train: the published numbers
-  train on all of them, and nothing is chosen here.
+  `val` is every fifth train row. It stays in train, as in the published
+  numbers, which train on all of them; to choose by val, `hold_out` it.
   """
-  try:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-  except ImportError as e:
-    raise ValueError(
-      "the digits need scikit-learn: pip install scikit-learn, or choose "
-      "config.stream.data = 'blobs'"
-    ) from e
+  from sklearn.datasets import load_digits
+  from sklearn.model_selection import train_test_split
+
+  del seed  # one split, the published one
   x, y = map(np.asarray, load_digits(return_X_y=True))
   x, x_test, y, y_test = map(
     np.asarray,
@@ -66,9 +63,13 @@ def digits() -> Domain:
       stratify=y,
     ),
   )
-  train = Split(x, y)
-  val = Split(x[::5], y[::5])
-  return {"train": train, "val": val, "test": Split(x_test, y_test)}
+  held = np.arange(len(y)) % 5 == 0
+  kept = ~held if hold_out else np.ones_like(held)
+  return {
+    "train": Split(x[kept], y[kept]),
+    "val": Split(x[held], y[held]),
+    "test": Split(x_test, y_test),
+  }
 
 
 def permuted(base: Domain, n_domains: int, seed: int = 0) -> list[Domain]:
@@ -82,4 +83,21 @@ def permuted(base: Domain, n_domains: int, seed: int = 0) -> list[Domain]:
   orders += [rng.permutation(width) for _ in range(n_domains - 1)]
   return [
     {k: Split(s.x[:, order], s.y) for k, s in base.items()} for order in orders
+  ]
+
+
+def split(base: Domain, n_domains: int, seed: int = 0) -> list[Domain]:
+  """Domain t holds the t-th group of classes, in the order of the labels."""
+  del seed
+  classes = int(base["train"].y.max()) + 1
+  if classes % n_domains:
+    raise ValueError(
+      f"{classes} classes do not divide into {n_domains} domains: set "
+      "config.stream.n_domains to a divisor"
+    )
+  each = classes // n_domains
+  mine = lambda s, t: s.y // each == t
+  return [
+    {k: Split(s.x[mine(s, t)], s.y[mine(s, t)]) for k, s in base.items()}
+    for t in range(n_domains)
   ]
