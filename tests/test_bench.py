@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from jax_cl import memory
 from jax_cl.bench import __main__ as bench
+from jax_cl.bench import memory as bench_memory
 
 
 def test_rows_are_printed_and_written(tmp_path, capsys):
@@ -18,6 +20,12 @@ def test_rows_are_printed_and_written(tmp_path, capsys):
   printed = capsys.readouterr().out.splitlines()
   assert printed[0].startswith("domain mock  policy oracle")
   assert printed[-1].startswith("2 rows in")
+
+
+def test_the_memory_is_timed_by_strategy():
+  rows = list(bench_memory.run(entries=40, domains=2, b=4, repeats=3))
+  assert {r["strategy"] for r in rows} > set(memory.STRATEGIES)
+  assert all(0 < r["ms_min"] <= r["ms"] and r["entries"] == 40 for r in rows)
 
 
 @pytest.mark.parametrize(
