@@ -21,6 +21,7 @@ from ml_collections.config_dict import placeholder
 from jax_cl import names, optim, sharding, update, writers
 from jax_cl.methods import base
 from jax_cl.problems.base import Problem
+from jax_cl.types import Agent
 
 # What `make` of a method may ask for by name; the run knows it, not the user.
 CONTEXT = ("batch_size", "lr", "n_domains", "trains", "prompts")
@@ -144,6 +145,51 @@ def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:
     reset_optimiser=reset,
     layout=layout(config),
   )
+
+
+def check_needs(what: Problem, how: base.Method) -> None:
+  """Refuses, before anything compiles, what this run cannot give a method."""
+  if odd := sorted(how.needs - base.NEEDS):
+    raise ValueError(
+      f"a method's needs hold {odd}; known: {sorted(base.NEEDS)}"
+    )
+  if "rollouts" in how.needs and not any(
+    s.steps > s.clone_steps for s in what.stages
+  ):
+    raise ValueError(
+      "the method learns from new rollouts, and no stage of this stream has "
+      "any: set config.stream.pg_steps to 1 or more, or take a method that "
+      "keeps rows (replay with kind 'replay_bc')"
+    )
+  if "outputs" in how.needs and not _has_outputs(what.agent):
+    raise ValueError(
+      "the method compares the learner's outputs, and this agent's objective "
+      "has no `out`: give it one (types.Objective), or take a method without"
+    )
+
+
+def _has_outputs(agent: Agent) -> bool:
+  found = []
+
+  def look(key):
+    _, frozen = agent.init(key)
+    found.append(agent.objective(frozen).out is not None)
+    return key
+
+  jax.eval_shape(look, jax.random.key(0))
+  return found[0]
+
+
+def describe(name: str, how: base.Method, made: update.Steps) -> str:
+  """A line on what a method needs and how large the state will be."""
+  init = lambda key: made.init(key)[0]
+  sizes = update.state_bytes(jax.eval_shape(init, jax.random.key(0)))
+  parts = ", ".join(f"{k} {v / 1e6:.2f} MB" for k, v in sizes.items() if v)
+  needs = ", ".join(sorted(how.needs)) or "nothing"
+  line = f"{name} needs {needs}; state: {parts}"
+  if "stage_at_test" in how.needs:
+    line += "\nTold the stage at test time: not ranked with those that are not"
+  return line
 
 
 def trains(what: Problem) -> np.ndarray:

@@ -61,10 +61,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
   build.check(config)
   what = build.problem(config)
   method = build.method(config, len(what.domains), build.trains(what))
-  steps = update.loud(build.steps(config, what, method))
+  build.check_needs(what, method)
+  steps = build.steps(config, what, method)
   console = Console(
     config.verbose, config.log_interval, config.use_progress_bar
   )
+  console.say(build.describe(config.cl.name, method, steps))
+  steps = update.loud(steps)
   files = logs.Workdir(workdir, _plain(config))
   with contextlib.closing(files):
     one = _Run(config, what, method, steps, files, console)
@@ -107,7 +110,7 @@ class _Run:
   def stream(self, hold) -> None:
     """Start row, then stage after stage."""
     if self.fresh:
-      self.describe()
+      logs.write_json(self.files.path / "run.json", self.about)
       self.rows(-1)
       with hold():
         self.save()
@@ -388,13 +391,6 @@ class _Run:
     for tracker in getattr(self, "trackers", ()):
       tracker.log(row["step"], {row["phase"] + split: flat})
 
-  def describe(self) -> None:
-    logs.write_json(self.files.path / "run.json", self.about)
-    sizes = update.state_bytes(self.state)
-    parts = ", ".join(f"{k} {v / 1e6:.2f} MB" for k, v in sizes.items() if v)
-    needs = ", ".join(sorted(self.method.needs)) or "nothing"
-    self.console.note(f"{self.config.cl.name} needs {needs}; state: {parts}")
-
   def timing(self, what: str, k: int, began: float) -> None:
     row = {"what": what, "stage": k, "seconds": time.monotonic() - began}
     self.files.append("timing.jsonl", row)
@@ -438,6 +434,7 @@ class _Run:
     return {
       "name": config.name or config.cl.name,
       "method": config.cl.name,
+      "stage_at_test": "stage_at_test" in self.method.needs,
       "seed": config.seed,
       "domains": list(self.what.domains),
       "stages": [

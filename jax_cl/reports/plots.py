@@ -122,7 +122,8 @@ def methods(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
       ax.set_axisbelow(True)
       ax.axvline(0, color=_FAINT, lw=1)
       ax.margins(x=0.14)
-    axes[0].set_yticks(range(len(found)), list(found))
+    names = [tables.label(name, comparison) for name in found]
+    axes[0].set_yticks(range(len(found)), names)
     axes[0].set_ylim(lines - 0.5, -0.5)
     axes[0].set_xlim(left=0)
     _reference_lines(axes[0], comparison["references"], lines - 1)

@@ -257,12 +257,22 @@ def estimate(e: Mapping[str, Any] | None, sign: bool = False) -> str:
   return with_interval(e["mean"], e["low"], e["high"], sign=sign)
 
 
+TOLD = (
+  "† is told at test time which stage a domain belongs to, which is another "
+  "task: not to be ranked with the others, nor compared with the baseline."
+)
+
+
+def label(name: str, comparison: Mapping[str, Any]) -> str:
+  return f"{name} †" if name in comparison.get("told", ()) else name
+
+
 def methods(comparison: Mapping[str, Any], key: str = "metrics") -> Table:
   """A row a method with intervals; floors and ceilings below."""
   rows = []
   for name, m in comparison["methods"].items():
     cells = [estimate(m[key].get(h)) for h in HEADLINE]
-    rows.append([name, str(len(m["runs"])), *cells])
+    rows.append([label(name, comparison), str(len(m["runs"])), *cells])
   if key == "metrics":
     for name, average in comparison["references"].items():
       blank = [""] * (len(HEADLINE) - 1)
@@ -275,7 +285,7 @@ def method_domains(comparison: Mapping[str, Any]) -> Table:
   found = comparison["methods"]
   domains = list(next(iter(found.values()))["domains"])
   rows = [
-    [name, *(estimate(m["domains"][d]) for d in domains)]
+    [label(name, comparison), *(estimate(m["domains"][d]) for d in domains)]
     for name, m in found.items()
   ]
   for name, per in comparison["references_by_domain"].items():
@@ -318,6 +328,7 @@ def comparison(found: Mapping[str, Any]) -> list[Block]:
     ),
     Image("methods.png", "average performance and forgetting by method"),
     methods(found),
+    *([Text(TOLD)] if found.get("told") else []),
     Heading("By domain, at the end"),
     method_domains(found),
     Heading(f"Against {found['baseline']}"),
