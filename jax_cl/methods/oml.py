@@ -66,7 +66,14 @@ def make(
     p, g = jax.lax.scan(one, p, jax.tree.map(cut, batch))
     return p, jax.tree.map(lambda x: x.mean(0), g)
 
-  return _meta.method(inner, kept) if alpha else kept
+  if alpha == 0:
+    return kept
+
+  def init(p, n_stages, key):
+    fast_leaves(p, head)  # what it refuses, it refuses before anything runs
+    return ()
+
+  return _meta.method(inner, kept)._replace(init=init)
 
 
 def fast_leaves(p, head: str):

@@ -26,8 +26,12 @@ from jax_cl.methods.base import Method
 OFF = {"eps": 1.0}
 
 
-def make(*, eps: float = 0.3, inner: int = 10) -> Method:
-  """`eps` is the outer step, `inner` the number of steps between two."""
+def make(*, eps: float = 0.3, inner: int = 100) -> Method:
+  """`eps` is the outer step, `inner` the number of steps between two.
+
+  A short `inner` (their 5 to 10) only slows learning down here; with many the
+  slow weights stay near earlier stages.
+  """
   if not 0 < eps <= 1 or inner < 1:
     raise ValueError(
       f"reptile needs eps in (0, 1] and inner >= 1; got eps {eps}, inner "
