@@ -1,0 +1,141 @@
+"""What the two tau2 problems share: tasks, references, what is logged.
+
+`tau2` is the agent layer's problem, `tau2_llm` the policy layer's; both have
+the same streams, splits, floors and ceilings, and log episodes alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_cl import metrics
+from jax_cl.tasks import demos, protocol, reference, stream
+from jax_cl.tasks import env as env_lib
+from jax_cl.types import Episode, Stage, TaskSpec, User
+
+
+def cut(domain: stream.Domain, most: int | None) -> stream.Domain:
+  """The domain with at most so many val and test tasks."""
+  splits = {
+    k: v if k == "train" else v[:most] for k, v in domain.splits.items()
+  }
+  return dataclasses.replace(domain, splits=splits)
+
+
+def table(domains: Sequence[stream.Domain]) -> tuple[TaskSpec, ...]:
+  """All tasks of all splits: `Batch.task` is a place in it."""
+  return tuple(s for d in domains for v in d.splits.values() for s in v)
+
+
+def sizes(
+  domains: Sequence[stream.Domain], stages: Sequence[Stage]
+) -> dict[str, dict[str, int]]:
+  """domain -> split -> tasks; of train those that a stage uses."""
+  used = {t for stage in stages for t in stage.train}
+  return {
+    d.name: {k: len(v) for k, v in d.splits.items()}
+    | {"train": sum(t in used for t in d.splits["train"])}
+    for d in domains
+  }
+
+
+def digest(domains: Sequence[stream.Domain], *more: str) -> str:
+  """A hash of tasks, data and `more`: a resumed run must find the same."""
+  out = hashlib.sha256("".join(f"{s}" for s in table(domains)).encode())
+  for d in domains:
+    out.update(protocol.data_hash(d.name).encode())
+  for text in more:
+    out.update(text.encode())
+  return out.hexdigest()[:16]
+
+
+def draw(
+  rng: np.random.Generator,
+  stages: Sequence[Stage],
+  stage: int,
+  step: int,
+  mix: np.ndarray | None,
+  domains: Sequence[stream.Domain],
+  *,
+  sampler: str,
+  n: int,
+  seed: int,
+) -> list[TaskSpec]:
+  """The n train tasks of one step; `mix` hands shares to other domains."""
+  own = stages[stage]
+  if mix is None:
+    # A stage that comes back (interleaved) goes on where it left off.
+    before = sum(
+      s.steps - s.clone_steps
+      for s in stages[:stage]
+      if s.domains == own.domains
+    )
+    batch = stream.batches(
+      sampler,
+      demos.train_only(own.train),
+      n,
+      seed=seed,
+      steps=max(own.steps - own.clone_steps, 1),
+    )
+    return list(batch(before + step - own.clone_steps))
+  counts = np.floor(np.asarray(mix) * n + 0.5).astype(int)
+  pools = [d.splits["train"] for d in domains]
+  return [
+    pool[i]
+    for pool, k in zip(pools, counts, strict=True)
+    for i in rng.choice(len(pool), k, replace=k > len(pool))
+  ]
+
+
+def play(
+  spec: TaskSpec,
+  policy: Callable[[env_lib.Env], Any],
+  make_user: Callable[[], User],
+  max_turns: int,
+) -> Episode:
+  """One episode of a policy of `tasks.reference`."""
+  user = None if spec.solo else make_user()
+  env = env_lib.Env(spec, user, max_turns=max_turns)
+  env.reset()
+  while not env.done:
+    env.step(policy(env))
+  return env.episode()
+
+
+def score(
+  name: str,
+  specs: Sequence[TaskSpec],
+  make_user: Callable[[], User],
+  max_turns: int,
+) -> float:
+  """Mean reward of a reference policy: a floor or a ceiling."""
+  make = reference.make(name)
+  done = [play(s, make(), make_user, max_turns) for s in specs]
+  return float(np.mean([e.reward for e in done]))
+
+
+def counted(e: Episode, domain: stream.Domain) -> Episode:
+  """Adds what `episodes.jsonl` says of an episode."""
+  tools = (*domain.tools, *domain.user_tools)
+  reads = {t.name for t in tools if t.kind == "read"}
+  calls = [
+    (c.name, c.arguments)
+    for t in e.turns
+    if t.role == "assistant"
+    for c in t.tool_calls
+  ]
+  gold = [(a.name, a.arguments, a.compare_args) for a in demos.gold(e.task)]
+  n, hits, args = metrics.tool_counts(calls, gold, reads)
+  counts: Mapping[str, Any] = {
+    "requires_write": demos.requires_write(e.task),
+    "tool_calls": n,
+    "tool_hits": hits,
+    "arg_hits": args,
+    "n_turns": len(e.turns),
+  }
+  return dataclasses.replace(e, info={**e.info, **counts})

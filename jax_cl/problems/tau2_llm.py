@@ -1,0 +1,469 @@
+"""tau2 domains one after another: the policy layer's experience.
+
+The LLM itself learns. A stage clones demonstrations of its own domain's train
+tasks (SFT, loss on the agent's tokens alone), then rolls out conversations of
+many turns and learns from tau2's rewards by GRPO. One conversation is one row
+of tokens, as they were sampled. Val and test tasks are only ever evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_cl import batching, chat, conversations, engine, names, tree, types
+from jax_cl.agents import llm
+from jax_cl.policies import lora, tiny, weights
+from jax_cl.policies.base import Policy
+from jax_cl.problems import _tau2
+from jax_cl.tasks import actions, demos, protocol, reference, stream, users
+from jax_cl.tasks import env as env_lib
+
+REFERENCES = ("do_nothing", "always_transfer", "oracle")
+PROMPTS = ("name", "tools", "policy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a run does with its domains; `make` tells each."""
+
+  seed: int
+  batch_size: int
+  curriculum: str
+  prompt: str
+  length: int  # tokens of a row
+  sampler: str
+  tasks_per_step: int
+  group: int
+  baseline: str
+  greedy: bool
+  max_turns: int
+  max_new_tokens: int
+  references: bool
+  protocol: Mapping[str, Any]  # what `protocol.describe` asks for
+  max_eval_tasks: int | None
+
+
+class Tau2LLM:
+  """See `problems.base.Problem`."""
+
+  def __init__(
+    self,
+    options: Options,
+    domains: Sequence[stream.Domain],
+    stages: tuple[types.Stage, ...],
+    model: LanguageModel,
+    driver: engine.Engine,
+    make_user: Callable[[], types.User],
+  ):
+    self.options, self.stages, self.agent = options, stages, model.agent
+    self.domains = tuple(d.name for d in domains)
+    self._domains = {d.name: d for d in domains}
+    self._place = {name: i for i, name in enumerate(self.domains)}
+    self.sizes = _tau2.sizes(domains, stages)
+    self.tasks = _tau2.table(domains)
+    self._task = {(s.domain, s.task_id): i for i, s in enumerate(self.tasks)}
+    self._model, self._chat = model, model.chat
+    self._engine, self._make_user = driver, make_user
+    self._prompts = {
+      d.name: model.chat.prompt(*prompt(d, options.prompt)) for d in domains
+    }
+    self._spaces: dict[str, actions.ActSpace] = {}
+    self._tokens = 0  # sampled by this process
+    self._cut = 0  # demonstrations that were too long for a row
+    self.fingerprint = _tau2.digest(
+      domains, model.chat.tokenizer.to_str(), f"{model.name} {options.prompt}"
+    )
+
+  @functools.cached_property
+  def about(self) -> dict[str, Any]:
+    """The protocol, and what fixed policies score: floors and ceilings."""
+    o = self.options
+    out: dict[str, Any] = {
+      "curriculum": o.curriculum,
+      "protocol": protocol.describe(
+        self.domains, max_turns=o.max_turns, greedy=o.greedy, **o.protocol
+      ),
+      "model": self._model.name,
+      "prompt": o.prompt,
+    }
+    if o.max_eval_tasks is not None:
+      out["protocol"]["deviations"]["max_eval_tasks"] = {
+        "protocol": None, "run": o.max_eval_tasks,
+      }  # fmt: skip
+    if o.references:
+      one = lambda name, specs: _tau2.score(
+        name, specs, self._make_user, o.max_turns
+      )
+      out["references"] = {
+        name: {
+          split: {
+            d: one(name, x.splits[split]) for d, x in self._domains.items()
+          }
+          for split in ("val", "test")
+        }
+        for name in REFERENCES
+      }
+    return out
+
+  # ---------------------------------------------------------------- learning
+
+  def demos(self, stage: int) -> types.Batch:
+    """Conversations that tau2 accepts, of the stage's train tasks."""
+    specs = demos.train_only(self.stages[stage].train)
+    done = [self._demonstrate(s) for s in specs]
+    good = [e for e in done if e.reward == 1]
+    if specs and not good:
+      raise ValueError(
+        f"tau2 accepts none of the {len(specs)} demonstrations of "
+        f"{self.stages[stage].name}: raise stream.max_turns "
+        f"({self.options.max_turns}), or set stream.clone_steps to 0"
+      )
+    rows = [self._demonstration(e) for e in good]
+    self._cut += sum(len(ids) > self.options.length + 1 for ids, _ in rows)
+    most = self.options.length + 1
+    talks = [llm.cloned(ids[:most], mask[:most]) for ids, mask in rows]
+    return self._rows(good, talks, np.ones(len(good)))
+
+  def _demonstrate(self, spec: types.TaskSpec) -> types.Episode:
+    """Telecom's manual where it applies, else gold after look-ups."""
+    o = self.options
+    if spec.domain == "telecom":
+      policy = reference.make("telecom_manual")()
+      return _tau2.play(spec, policy, self._make_user, o.max_turns)
+    user = None if spec.solo else self._make_user()
+    env = env_lib.Env(spec, user, seed=0, max_turns=o.max_turns)
+    state = self._choices(spec)
+    return demos.run(spec, env, state, None)
+
+  def _choices(self, spec: types.TaskSpec) -> actions.State:
+    """What a demonstrator chooses from: the acts of the domain alone."""
+    domain = self._domains[spec.domain]
+    if domain.name not in self._spaces:
+      words = {domain.name: demos.vocabulary(domain)}
+      self._spaces[domain.name] = actions.ActSpace([domain], words, True)
+    space = self._spaces[domain.name]
+    return actions.State(space, frozenset(space.index), spec.solo)
+
+  def _demonstration(self, e: types.Episode) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask) of an episode as the policy would have sampled it."""
+    row = chat.Row()
+    opening, rest = _opening(e)
+    given = self._prompts[e.task.domain]
+    row.say(given.ids)
+    row.say(self._chat.opening(given, opening))
+    ahead: list[types.Turn] = []
+    for turn in rest:
+      if turn.role != "assistant":
+        ahead += [turn] if chat.heard(turn) else []
+        continue
+      if ahead:
+        row.say(self._chat.suffix(ahead))
+        ahead = []
+      ids = self._chat.answer(turn)
+      row.sample(ids, [0.0] * len(ids), [0] * len(ids))
+    return np.array(row.ids, np.int32), np.array(row.mask, np.float32)
+
+  def collect(self, params, frozen, stage, step, seed, mix=None):
+    o = self.options
+    rng = np.random.default_rng(seed)
+    specs = _tau2.draw(
+      rng, self.stages, stage, step, mix, list(self._domains.values()),
+      sampler=o.sampler, n=o.tasks_per_step, seed=o.seed,
+    )  # fmt: skip
+    job = lambda spec, info: conversations.Job(
+      spec, int(rng.integers(2**31)), info
+    )
+    jobs = [
+      job(spec, {"group": g, "trial": k})
+      for g, spec in enumerate(specs)
+      for k in range(o.group)
+    ]
+    return self._run(params, frozen, jobs, stage, step, self._model.temperature)
+
+  def batch(self, episodes, seed, every=False):
+    adv = batching.advantages(episodes, self.options.baseline)
+    if every:
+      failed = [bool(e.failure) for e in episodes]
+      adv = np.where(failed, np.nan, np.nan_to_num(adv))
+    kept = [
+      (e, row, a)
+      for e, a in zip(episodes, adv, strict=True)
+      if not np.isnan(a)
+      for row in e.info["rows"]
+    ]
+    talks = [
+      (np.array(r.ids), np.array(r.mask), np.array(r.logprobs))
+      for _, r, _ in kept
+    ]
+    rows = self._rows([e for e, _, _ in kept], talks, [a for _, _, a in kept])
+    # One conversation is one vote, in however many rows it was sampled.
+    share = [1 / len(e.info["rows"]) for e, _, _ in kept]
+    rows = rows._replace(weight=np.array(share, np.float32).reshape(-1))
+    return batching.fit(rows, self.options.batch_size, seed)
+
+  def _rows(self, episodes, talks, adv) -> types.Batch:
+    n = len(episodes)
+    return types.Batch(
+      **llm.rows(talks, self.options.length),
+      adv=np.array(adv, np.float32).reshape(n),
+      weight=np.ones(n, np.float32),
+      domain=np.array([self._place[e.task.domain] for e in episodes], np.int32),
+      task=np.array(
+        [self._task[e.task.domain, e.task.task_id] for e in episodes], np.int32
+      ),
+      reward=np.array([e.reward for e in episodes], np.float32),
+    )
+
+  def summary(self, params, frozen) -> dict[str, float]:
+    return {"trained_parameters": float(tree.size(params))}
+
+  def note(self) -> str:
+    """What was sampled, and which demonstrations did not fit a row."""
+    return (
+      f"{self._tokens:,} tokens sampled, {self._engine.compiles} compiles of "
+      f"the engine; {self._cut} demonstrations cut at {self.options.length} "
+      "tokens"
+    )
+
+  # -------------------------------------------------------------- evaluation
+
+  def evaluate(self, params, frozen, domain, split, seed, trials, stage):
+    jobs = [
+      conversations.Job(spec, _seed(seed, spec, trial), {"trial": trial})
+      for spec in self._domains[domain].splits[split]
+      for trial in range(trials)
+    ]
+    heat = 0.0 if self.options.greedy else self._model.temperature
+    done = self._run(params, frozen, jobs, stage + 1, 0, heat)
+    return [_tau2.counted(e, self._domains[domain]) for e in done]
+
+  def _run(
+    self, params, frozen, jobs, stage: int, step: int, temperature: float
+  ) -> list[types.Episode]:
+    """Conversations in the order of the jobs, `info["rows"]` their tokens."""
+    o = self.options
+    version = sum(s.steps for s in self.stages[:stage]) + step
+    self._engine.swap(tree.join(params, frozen["rest"]), version)
+    done = conversations.run(
+      self._engine, self._chat, jobs, self._prompts, self._make_user,
+      sampling=engine.Sampling(temperature=temperature),
+      max_new_tokens=o.max_new_tokens, max_turns=o.max_turns,
+    )  # fmt: skip
+    self._tokens += sum(d.episode.info.get("tokens_sampled", 0) for d in done)
+    return [
+      dataclasses.replace(d.episode, info={**d.episode.info, "rows": d.rows})
+      for d in done
+    ]
+
+
+def _seed(seed: int, spec: types.TaskSpec, trial: int) -> int:
+  """Of one evaluated episode: its own, whatever else is evaluated."""
+  name = f"{spec.domain}/{spec.task_id}/{trial}".encode()
+  entropy = (seed, *np.frombuffer(name, np.uint8).tolist())
+  return int(np.random.SeedSequence(entropy).generate_state(1)[0] // 2)
+
+
+def prompt(
+  domain: stream.Domain, kind: str
+) -> tuple[str, Sequence[types.ToolSchema]]:
+  """(system message, tools) of a domain.
+
+  "name" says which domain it is and nothing else: for models trained from
+  nothing, which cannot read rules anyway. "tools" adds the tools' schemas,
+  "policy" the policy's text before them.
+  """
+  names.check("prompt", kind, PROMPTS)
+  if kind == "name":
+    return domain.name, ()
+  text = domain.policy if kind == "policy" else f"You serve {domain.name}."
+  return text, domain.tools
+
+
+def _opening(e: types.Episode) -> tuple[list[types.Turn], list[types.Turn]]:
+  """The turns before the agent's first, and those from it on."""
+  turns = list(e.turns)
+  if e.task.solo:
+    return [types.Turn("user", stream.ticket(e.task))], turns
+  first = next(i for i, t in enumerate(turns) if i and t.role == "assistant")
+  return turns[:first], turns[first:]
+
+
+def make(
+  *,
+  seed: int,
+  batch_size: int,
+  agent: Mapping[str, Any],
+  domains: Sequence[str] = ("telecom", "airline", "retail"),
+  curriculum: str = "sequential",
+  rounds: int = 5,
+  solo: bool | Sequence[str] = ("telecom", "mock"),
+  clone_steps: int = 100,
+  pg_steps: int = 20,
+  prompt: str = "name",
+  length: int = 2048,
+  max_new_tokens: int = 256,
+  sampler: str = "without_replacement",
+  tasks_per_step: int = 4,
+  group: int = 4,
+  baseline: str = "group",
+  greedy: bool = True,
+  slots: int = 16,
+  max_turns: int = 200,
+  user: str = "scripted",
+  user_args: Mapping[str, Any] | None = None,
+  pool: str = "official",
+  train_split: float = 0.8,
+  data_dir: str | None = None,
+  max_tasks_per_domain: int | None = None,
+  max_eval_tasks: int | None = None,
+  references: bool = True,
+) -> Tau2LLM:
+  """The stream of tau2 domains for the policy layer.
+
+  Args:
+    domains, curriculum, rounds, solo, pool, train_split, data_dir,
+      max_tasks_per_domain: see `tasks.stream.make`.
+    clone_steps, pg_steps: updates a domain on its demonstrations, then on its
+      own conversations.
+    prompt: what a conversation begins with, see `prompt`.
+    length: tokens of a row and of a slot of the engine; a conversation that
+      reaches it ends, with reward 0.
+    max_new_tokens: of one answer.
+    sampler: order of task batches, see `tasks.stream.batches`.
+    tasks_per_step, group: tasks rolled out for one update, and conversations
+      of each; their product must fit into `batch_size` rows.
+    baseline: see `batching.advantages`.
+    greedy: evaluation takes the most probable token; else it samples.
+    slots: conversations that are sampled at a time.
+    max_turns: tau2's limit of steps.
+    user, user_args: see `tasks.users.make`.
+    max_eval_tasks: keeps that many val and test tasks a domain, for quick
+      tests; the run's protocol then names the deviation.
+    references: measure floors and ceilings for run.json.
+  """
+  names.check("prompt", prompt, PROMPTS)
+  names.check("sampler", sampler, stream.SAMPLERS)
+  batching.check_baseline(baseline)
+  if tasks_per_step * group > batch_size:
+    raise ValueError(
+      f"stream.tasks_per_step {tasks_per_step} x stream.group {group} "
+      f"conversations do not fit train.batch_size {batch_size}: raise it"
+    )
+  if min(clone_steps, pg_steps) < 0 or clone_steps + pg_steps < 1:
+    raise ValueError(
+      f"clone_steps {clone_steps}, pg_steps {pg_steps}: neither may be "
+      "negative, and their sum must be 1 or more"
+    )
+  where = {
+    "solo": solo, "data_dir": data_dir, "pool": pool,
+    "train_split": train_split, "seed": seed,
+  }  # fmt: skip
+  stages = stream.make(
+    domains, curriculum, steps=clone_steps + pg_steps, clone_steps=clone_steps,
+    rounds=rounds, max_tasks_per_domain=max_tasks_per_domain, **where,
+  )  # fmt: skip
+  found = [_tau2.cut(stream.load(d, **where), max_eval_tasks) for d in domains]
+  llm_ = language_model(length=length, **agent.get("args", {}))
+  return Tau2LLM(
+    Options(
+      seed=seed,
+      batch_size=batch_size,
+      curriculum=curriculum,
+      prompt=prompt,
+      length=length,
+      sampler=sampler,
+      tasks_per_step=tasks_per_step,
+      group=group,
+      baseline=baseline,
+      greedy=greedy,
+      max_turns=max_turns,
+      max_new_tokens=max_new_tokens,
+      references=references,
+      protocol={**where, "user": user},
+      max_eval_tasks=max_eval_tasks,
+    ),
+    found,
+    stages,
+    llm_,
+    engine.make(
+      llm_.policy,
+      stops=llm_.chat.stop_ids,
+      slots=slots,
+      context=length + 1,
+    ),
+    users.make(user, **(user_args or {})),
+  )
+
+
+class LanguageModel(NamedTuple):
+  """A model as a learner, and how it talks."""
+
+  name: str
+  policy: Policy
+  agent: types.Agent
+  chat: chat.Chat
+  temperature: float
+
+
+def language_model(
+  *,
+  length: int,
+  model: str = "tiny",
+  model_args: Mapping[str, Any] | None = None,
+  form: str = "",
+  thinking: str = "keep",
+  dtype: str = "float32",
+  remat: str = "",
+  lora_rank: int = 0,
+  lora_alpha: float = 16.0,
+  lora_targets: str = "layers/.*",
+  temperature: float = 1.0,
+  **options: Any,
+) -> LanguageModel:
+  """The section `config.agent.args`.
+
+  Args:
+    length: tokens of a row.
+    model: "tiny" (new weights, from the run's seed), a model of
+      `policies.weights` by name, or a hub folder.
+    model_args: changes to the fields of `policies.base.Config`: sizes of a new
+      model, never of one whose weights are read.
+    form: how it writes calls, a name of `chat.FORMS`; "" is the model's own.
+    thinking: see `chat.Chat`.
+    dtype, remat: of its computation, see `policies.base.Config`.
+    lora_rank, lora_alpha, lora_targets: adapters, which alone are trained; 0:
+      the whole tree is.
+    temperature: of sampling and of the log-probabilities that are trained.
+    options: see `agents.llm.make`.
+  """
+  changes = {"dtype": dtype, "remat": remat, **(model_args or {})}
+  if lora_rank:
+    changes |= {
+      "lora_rank": lora_rank,
+      "lora_alpha": lora_alpha,
+      "lora_targets": lora_targets,
+    }
+    options.setdefault("trains", lora.LEAVES)
+  if model == "tiny":
+    made = tiny.make(**changes)
+    load = jax.jit(made.init)
+  else:
+    made, params = weights.load(model, **changes)
+
+    def load(key):
+      if not lora_rank:
+        return params
+      return lora.add(params, key, rank=lora_rank, targets=lora_targets)
+
+  form = form or ("compact" if model == "tiny" else "hermes")
+  agent = llm.make(
+    model=made, load=load, length=length, temperature=temperature, **options
+  )
+  talk = chat.make(weights.tokenizer(model), form, thinking=thinking)
+  return LanguageModel(model, made, agent, talk, temperature)
