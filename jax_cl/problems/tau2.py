@@ -93,7 +93,7 @@ class Tau2:
       **agent_args,
     )
     self._act = rollouts.jit_act(self.agent)
-    self._demos: dict[int, types.Batch] = {}
+    self._demos: dict[Any, types.Batch] = {}  # a cache: (tasks, acts) -> rows
     digest = hashlib.sha256("".join(f"{s}" for s in specs).encode())
     for name in self.domains:
       digest.update(protocol.data_hash(name).encode())
@@ -155,9 +155,11 @@ class Tau2:
 
   # ---------------------------------------------------------------- learning
   def demos(self, stage: int) -> types.Batch:
-    if stage not in self._demos:
-      self._demos = {stage: self._clone_rows(stage)}
-    return self._demos[stage]
+    train = self.stages[stage].train
+    key = train, self._allowed(train[0], stage) if train else ()
+    if key not in self._demos:
+      self._demos[key] = self._clone_rows(stage)
+    return self._demos[key]
 
   def _clone_rows(self, stage: int) -> types.Batch:
     """Demonstrations that tau2 accepts, as rows of advantage 1.

@@ -100,9 +100,9 @@ class Act:
   write: bool = False  # it changes something
 
   @functools.cached_property
-  def needs(self) -> tuple[str, ...]:
+  def needs(self) -> frozenset[str]:
     """Types of entities without which the act is not legal."""
-    return tuple(
+    return frozenset(
       SOURCES.get(s.type, s.type)
       for s in self.slots
       if not s.values and s.type != "count"
@@ -416,17 +416,22 @@ class State:
     same = [e for e in found if n < len(items) and e.links & items[n].links]
     return same or found
 
-  def _legal(self, act: Act) -> bool:
-    return all(map(self.seen.has, act.needs))
+  def _legal(self) -> list[bool]:
+    """Which acts may be taken; kept until a new type of thing is seen."""
+    stamp = len(self.seen.by_type)
+    if self.memo.get("legal", (None,))[0] != stamp:
+      here = self.seen.types()
+      legal = [
+        ok and a.needs <= here
+        for a, ok in zip(self.space.acts, self.allowed, strict=True)
+      ]
+      self.memo["legal"] = (stamp, legal)
+    return list(self.memo["legal"][1])
 
   def choice(self) -> Choice:
     """The next decision."""
     if self.act is None:
-      mask = [
-        ok and self._legal(a)
-        for a, ok in zip(self.space.acts, self.allowed, strict=True)
-      ]
-      return Choice(None, self.space.acts, mask)
+      return Choice(None, self.space.acts, self._legal())
     slot = self._open_slot()
     assert slot is not None
     picked = self.picks.get(slot.name, [])

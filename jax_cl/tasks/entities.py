@@ -177,9 +177,10 @@ class Seen:
     entity.links.update(x for x in links if x != entity.id)
     return entity
 
-  def has(self, type: str) -> bool:
-    """Something of this type was named."""
-    return any(self.by_type.get(t) for t in UNIONS.get(type, (type,)))
+  def types(self) -> set[str]:
+    """Types, and unions of types, of which something was named."""
+    named = {t for t, table in self.by_type.items() if table}
+    return named | {u for u, ts in UNIONS.items() if named & set(ts)}
 
   def of(self, type: str) -> list[Entity]:
     """Entities of a type, or of the types a union stands for."""
