@@ -24,9 +24,12 @@ CHAINS = ["replay+online_ewc", "online_ewc+packnet", "replay+si+reptile"]
 MIDDLE = 4  # a step inside a stage, after PackNet has pruned
 
 
-def each(names=NAMES + CHAINS):
-  mark = pytest.mark.xdist_group
-  params = [pytest.param(n, marks=mark(f"method {n}")) for n in names]
+def each(names=NAMES + CHAINS, slow=()):
+  def marks(name):
+    group = pytest.mark.xdist_group(f"method {name}")
+    return [group, pytest.mark.slow] if name in slow else [group]
+
+  params = [pytest.param(n, marks=marks(n)) for n in names]
   return pytest.mark.parametrize("name", params)
 
 
@@ -237,7 +240,10 @@ def test_eight_devices_equal_one(name):
   close(stream(name, devices=8).acts[-1], stream(name).acts[-1])
 
 
-@each()
+# Each primitive is compiled by itself: ten times the step's own compile.
+@each(
+  slow=[n for n in NAMES + CHAINS if n not in ("sequential", "lwf", "lora")]
+)
 def test_without_jit_a_step_is_the_same(name):
   it, state = made(name), stream(name).inside[1]
   _, frozen = it.steps.init(jax.random.key(0))
