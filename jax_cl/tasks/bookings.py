@@ -33,11 +33,11 @@ _BAGS = re.compile(
   r"(?:in )?(?:bag|suitcase|baggage|luggage)"
 )
 _CABIN = re.compile(
-  r"\b(?:upgrad\w+|downgrad\w+|chang\w+|switch\w*|modify)\b[^.;?]*?"
+  r"\b(?:upgrad\w+|downgrad\w+|chang\w+|switch\w*|modify)\b[^.;?\n]*?"
   r"\b(basic economy|economy|business)\b"
 )
 _MOVE = re.compile(
-  r"\b(chang\w+|push\w*|mov(?:e|ing)|delay|reschedul\w+|modify)\b[^.;?]*"
+  r"\b(chang\w+|push\w*|mov(?:e|ing)|delay|reschedul\w+|modify)\b[^.;?\n]*"
   r"\b(flights?|date|return|outgoing|outbound|trip|nonstop|day)\b"
 )
 _CAP = re.compile(
@@ -60,14 +60,23 @@ class Plan(NamedTuple):
 
 
 def plan(state) -> Plan:
-  """What the dialogue so far asks for, calls in the order to be made."""
+  """What the dialogue so far asks for, calls in the order to be made.
+
+  Kept until something happens.
+  """
+  stamp = (state.turn, len(state.history))
+  if state.memo.get("plan", (None,))[0] != stamp:
+    state.memo["plan"] = (stamp, _plan(state))
+  return state.memo["plan"][1]
+
+
+def _plan(state) -> Plan:
   text = "\n".join(state.user_texts).lower().replace("\u2019", "'") + "\n"
   trips = [r for r in state.seen.records.values() if r.get("reservation_id")]
-  if not trips:
-    return Plan((), False)
   out: list[Wanted] = []
   denied = False
-  for rule in (_changes, _passengers, _bags, _cancels, _gestures):
+  of_trips = (_changes, _passengers, _bags, _cancels, _gestures)
+  for rule in (*(of_trips if trips else ()), _books):
     for item in rule(state, text, trips):
       if item is None:
         denied = True
@@ -473,6 +482,99 @@ def _new_date(text: str, part, out, k: int) -> str:
   if re.search(r"\b(next day|day after|following day)\b", text):
     return shifted(date, 1)
   return date
+
+
+# ---------------------------------------------------------------- Book flight
+_BOOK = re.compile(r"\b(?:want|like|need|trying|looking) to (?:fly|book)\b")
+
+
+def _books(state, text: str, trips) -> Iterator[Wanted | None]:
+  """A new booking: one cabin, passengers with birthdays, shares of its price.
+
+  The caller flies too. Flights are those of `choose`, there and back.
+  """
+  users = [r for r in state.seen.records.values() if "payment_methods" in r]
+  said = _BOOK.search(text)
+  where = _route(text[said.start() :]) if said else None
+  dates = [e.value for e in state.seen.of("date") if e.source == "user"]
+  if not where or not dates or not users:
+    return
+  user, people = users[0], _travellers(state, users[0])
+  cabin = re.search(r"\b(basic economy|economy|business)\b", text)
+  cabin = cabin.group(1).replace(" ", "_") if cabin else "economy"
+  round_trip = bool(re.search(r"\bround[- ]trip\b", text)) and len(dates) > 1
+  flights = []
+  for way, date in ((where, dates[0]), (where[::-1], dates[-1]))[
+    : 1 + round_trip
+  ]:
+    look = {"origin": way[0], "destination": way[1], "date": date}
+    for tool in SEARCHES:
+      if not _searched(state, tool, look):
+        yield Wanted("book_reservation", {}, (tool, look))
+        return
+    offers = [
+      x for tool in SEARCHES
+      for x in state.seen.searches.get((tool, entities.key_of(look)), ())
+    ]  # fmt: skip
+    best = choose(offers, text, cabin, len(people))
+    if best is None:
+      yield None
+      return
+    flights += best
+  bags = re.search(r"\b(\d|no|one|two|three|four) (?:checked )?"
+                   r"(?:bag|suitcase|baggage|luggage)", text)  # fmt: skip
+  n = _number(bags.group(1)) if bags else 0
+  free = ledger.free_bags(user.get("membership", ""), cabin, len(people))
+  insured = bool(re.search(r"(?<!not )\b(want|buy|add|need) (the )?(travel )?"
+                           r"insurance", text))  # fmt: skip
+  price = len(people) * (
+    sum(f["prices"][cabin] for f in flights) + ledger.INSURANCE_FEE * insured
+  ) + ledger.BAG_FEE * max(n - free, 0)
+  yield Wanted("book_reservation", {
+    "user_id": user["user_id"], "origin": where[0], "destination": where[1],
+    "flight_type": "round_trip" if round_trip else "one_way", "cabin": cabin,
+    "flights": [
+      {"flight_number": f["flight_number"], "date": f["date"]} for f in flights
+    ],
+    "passengers": people, "total_baggages": n,
+    "nonfree_baggages": max(n - free, 0),
+    "insurance": "yes" if insured else "no",
+    "payment_methods": _shares(text, user, price),
+  })  # fmt: skip
+
+
+def _route(text: str) -> tuple[str, str] | None:
+  """ "From New York to Seattle": the first airport of each city."""
+  names: dict[str, str] = {}
+  for code in entities.CITIES:
+    for name in _says(code):
+      names.setdefault(name, code)
+  known = "|".join(sorted(names, key=len, reverse=True))
+  m = re.search(rf"\bfrom ({known})\b.{{0,20}}?\bto ({known})\b", text)
+  return (names[str(m[1])], names[str(m[2])]) if m else None
+
+
+def _travellers(state, user: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The caller, then those whose names and birthdays were told."""
+  own = {**user.get("name", {}), "dob": user.get("dob")}
+  told = [e.value for e in state.seen.of("passenger") if e.source == "user"]
+  return [own, *(p for p in told if p != own)]
+
+
+def _shares(text: str, user: Mapping[str, Any], price: float) -> list[Any]:
+  """At most one certificate, gift cards, then a card: those that were named.
+
+  Of several certificates the largest. The card is the one whose last digits
+  were said, else the first.
+  """
+  methods = list(user["payment_methods"].values())
+  kinds = {k: [m for m in methods if m["source"] == k]
+           for k in ("certificate", "gift_card", "credit_card")}  # fmt: skip
+  kinds["certificate"].sort(key=lambda m: -ledger.balance(m))
+  kinds["credit_card"].sort(key=lambda m: m.get("last_four", "-") not in text)
+  order = kinds["certificate"][: "certificate" in text]
+  order += kinds["gift_card"] if "gift card" in text else []
+  return ledger.split(price, order + kinds["credit_card"][:1])
 
 
 def shifted(date: str, days: int) -> str:

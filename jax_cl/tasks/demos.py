@@ -30,7 +30,7 @@ from jax_cl.types import Decision, Episode, TaskSpec, Turn
 
 Plan = Iterator[tuple[str, Mapping[str, Any]]]
 Record = Callable[[actions.State, actions.Choice, int], Decision]
-MAX_CLAUSES = 8  # times the user is asked for more
+MAX_CLAUSES = 14  # times the user is asked for more
 MAX_STEPS = 24  # questions and look-ups before anything is done
 
 

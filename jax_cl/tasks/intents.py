@@ -41,7 +41,7 @@ def _intents(state: actions.State) -> list[Intent]:
     return []
   if state.seen.of("order"):
     return _shop(state)
-  if any("flights" in r for r in state.seen.records.values()):
+  if any("membership" in r for r in state.seen.records.values()):
     return _fly(state)
   return []
 
@@ -76,10 +76,7 @@ def _unread(state: actions.State) -> bool:
 
 
 def _shop(state: actions.State) -> list[Intent]:
-  """Orders: questions, products, consent, what is wanted, answers.
-
-  Wishes themselves have features of their own.
-  """
+  """Orders: questions, products, consent, what is wanted, answers."""
   if not state.heard_out:
     return []
   done = {name for name, _ in state.history}
@@ -93,9 +90,11 @@ def _shop(state: actions.State) -> list[Intent]:
     return [Intent("get_product_details", {"product_id": product.value})]
   if "say:confirm" not in done:
     return [Intent("say:confirm")]
-  if reading.open_wishes(state):
-    return []
-  return _informs(state) or [Intent("say:done")]
+  wishes = [
+    Intent(w.act, {f"{w.order.type}_id": w.order.value})
+    for w in reading.open_wishes(state)
+  ]  # fmt: skip
+  return wishes or _informs(state) or [Intent("say:done")]
 
 
 def _informs(state: actions.State) -> list[Intent]:

@@ -153,24 +153,38 @@ def unpaid(seen, picks: Mapping[str, Sequence[Any]]) -> float:
   )
 
 
+def _part(method: Mapping[str, Any], left: float) -> dict[str, Any]:
+  part = min(balance(method), left)
+  whole = int(part) if float(part).is_integer() else round(part, 2)
+  return {"payment_id": method["id"], "amount": whole}
+
+
+def split(price: float, methods: Sequence[Any]) -> list[dict[str, Any]]:
+  """`price` from the methods in order, each as far as it reaches."""
+  out = []
+  for m in methods:
+    if price > 0 and balance(m) > 0:
+      out.append(_part(m, price))
+      price -= out[-1]["amount"]
+  return out
+
+
 def shares(seen, picks: Mapping[str, Sequence[Any]]) -> list[entities.Entity]:
   """Each method of the profile with what it can pay of what is still open."""
-  left = unpaid(seen, picks)
+  left = max(unpaid(seen, picks), 0.0)
   used = {e.value["payment_id"] for e in picks.get("payment_methods", ())
           if isinstance(e.value, dict)}  # fmt: skip
   out = []
   for r in seen.records.values():
     for m in r.get("payment_methods", {}).values():
-      part = max(min(balance(m), left), 0.0)
-      if m["id"] not in used and (part > 0 or not used):
-        whole = int(part) if float(part).is_integer() else round(part, 2)
-        value = {"payment_id": m["id"], "amount": whole}
-        fields = {k: str(v) for k, v in m.items() if k != "id"}
-        out.append(
-          entities.Entity(
-            "payment_amount", value, fields, {m["id"]}, 0, "derived"
-          )  # fmt: skip
-        )
+      if m["id"] in used or (used and not min(balance(m), left)):
+        continue
+      fields = {k: str(v) for k, v in m.items() if k != "id"}
+      out.append(
+        entities.Entity(
+          "payment_amount", _part(m, left), fields, {m["id"]}, 0, "derived"
+        )  # fmt: skip
+      )
   return out
 
 

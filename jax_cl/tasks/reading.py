@@ -117,6 +117,7 @@ def _read(state: actions.State) -> Reading:
   chosen = _choose(text, orders, items, inside, said)
   tools = [a for a in state.space.acts if a.write]
   wishes: list[Wish] = _addresses(state, text, orders, inside, said, tools)
+  wishes += _payments(text, orders, tools)
   for o in orders:
     for fate in ("replace", "remove"):
       own = tuple(e for e in inside[o.id] if chosen.get((o.id, e.key)) == fate)
@@ -137,6 +138,8 @@ def _bookings(state: actions.State) -> list[Wish]:
     for slot, type in (("reservation_id", "reservation"), ("user_id", "user")):
       if slot in w.values:
         key = entities.key_of(w.values[slot])
+        if key not in state.seen.by_type.get(type, {}):
+          continue
         out.append(Wish(w.act, state.seen.by_type[type][key]))
         break
   return [w for w in out if w.act in state.space.index]
@@ -531,6 +534,21 @@ def _addresses(state, text, orders, inside, said, tools) -> list[Wish]:
     if own and a.tool.endswith("_address") and a.slots[0].type == "user":
       out += [Wish(a.name, u) for u in state.seen.of("user")[:1]]
   return out
+
+
+def _payments(text: str, orders, tools) -> list[Wish]:
+  """ "Change the payment method of my order": of those named, else of one."""
+  m = re.search(
+    r"\b(change|modify|update|switch)\w*\b[^.\n]{0,40}\bpayment( method)?\b"
+    r"[^.\n]{0,40}", text,
+  )  # fmt: skip
+  acts = [a.name for a in tools if a.tool.endswith("_payment")]
+  if not m or not acts:
+    return []
+  pending = [o for o in orders if o.fields.get("status") == "pending"]
+  named = [o for o in pending if flat(o.id).lstrip("#") in m.group()]
+  of = named or (pending if len(pending) == 1 else [])
+  return [Wish(a, o) for a in acts for o in of]
 
 
 # --------------------------------------------------------------------- variants
