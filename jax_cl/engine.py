@@ -99,6 +99,7 @@ class Engine:
     self._cache: Any = None
     # The cache is donated; the prefix, which others will need, is not.
     # Jitted apart for each engine, so that `compiles` counts its own.
+    self._fill = jax.jit(functools.partial(generate.fill, policy))
     self._extend = jax.jit(
       functools.partial(_extend, policy), donate_argnames="cache"
     )
@@ -112,7 +113,7 @@ class Engine:
   @property
   def compiles(self) -> int:
     """Programs compiled so far to read, to sample and to swap weights."""
-    jitted = (self._extend, self._decode, self._take)
+    jitted = (self._fill, self._extend, self._decode, self._take)
     return sum(f._cache_size() for f in jitted)  # pyright: ignore
 
   @property
@@ -297,7 +298,7 @@ class Engine:
       self._cache = slots.init(self.policy.config, len(self._rows), size)
     held = self._cache.k[0].shape[2]
     if held < size:
-      self._cache = jax.jit(slots.grow, static_argnums=1)(self._cache, size)
+      self._cache = _grow(self._cache, size)
 
   def _prefix(self, ids: tuple[int, ...]) -> slots.Prefix | None:
     """Keys and values of a prefix, read once for these weights."""
@@ -305,16 +306,13 @@ class Engine:
       return None
     if ids not in self._prefixes:
       size = next(s for s in sizes(self.context) if s >= len(ids))
-      cache = slots.init(self.policy.config, 1, size)
       width = min(size, PREFIX_CHUNK)
-      for at in range(0, len(ids), width):
-        part = ids[at : at + width]
-        tokens = np.zeros((1, width), np.int32)
-        tokens[0, : len(part)] = part
-        count = np.asarray([len(part)], np.int32)
-        cache = self._extend(
-          self._params, tokens, count, cache=cache, prefix=None
-        )
+      chunks = [
+        _padded(ids[at : at + width], width) for at in range(0, len(ids), width)
+      ]
+      cache = _grow(self._fill(self._params, *chunks[0]), size)
+      for chunk in chunks[1:]:
+        cache = self._extend(self._params, *chunk, cache=cache, prefix=None)
       self._prefixes[ids] = slots.prefix_of(cache)
     return self._prefixes[ids]
 
@@ -337,6 +335,7 @@ class Engine:
     )
 
 
+_grow = jax.jit(slots.grow, static_argnums=1)
 PREFIX_CHUNK = 512  # tokens of a prefix read at a time
 
 
@@ -383,6 +382,13 @@ def checksum(params: PyTree) -> jax.Array:
     place = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
     total = total * jnp.uint32(31) + jnp.uint32(n) + jnp.sum(words * place)
   return total
+
+
+def _padded(ids: Sequence[int], width: int) -> tuple[np.ndarray, np.ndarray]:
+  """One row of a chunk, int32[1, width], and its count, int32[1]."""
+  tokens = np.zeros((1, width), np.int32)
+  tokens[0, : len(ids)] = ids
+  return tokens, np.asarray([len(ids)], np.int32)
 
 
 def _extend(policy, params, tokens, count, *, cache, prefix) -> slots.Slots:

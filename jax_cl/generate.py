@@ -1,7 +1,8 @@
 """Prefill, decode and sampling as pure functions; `engine` drives them.
 
-Shapes are fixed: a chunk of T tokens is read into the slots (`extend`), N
-tokens are sampled from all of them (`decode`), whatever each slot needs. A
+Shapes are fixed: a chunk of T tokens is read into new slots (`fill`) or behind
+what they hold (`extend`), N tokens are sampled from all of them (`decode`),
+whatever each slot needs. A
 slot's cache holds all of its tokens but the last, which `decode` reads first:
 its logits are those that the next token is drawn from.
 """
@@ -34,6 +35,22 @@ class Drawn(NamedTuple):
   tokens: Array  # int32[B, N]
   logprobs: Array  # float32[B, N], under the distribution drawn from
   sampled: Array  # bool[B, N], false once a row has stopped
+
+
+def fill(
+  policy: base.Policy,
+  params,
+  tokens_BT: Int[Array, "B T"],
+  count_B: Int[Array, " B"],
+  prefix: slots.Prefix | None = None,
+) -> slots.Slots:
+  """New slots that hold the first `count` tokens of each row.
+
+  As `extend` into empty slots, but knowing that they are empty: no token is
+  compared with what lies after it.
+  """
+  empty = slots.Slots(None, None, jnp.zeros_like(count_B), prefix)
+  return extend(policy, params, tokens_BT, count_B, empty)
 
 
 def extend(

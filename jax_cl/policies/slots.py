@@ -48,8 +48,9 @@ class Slots(NamedTuple):
   """A row's own tokens, at positions prefix.length, ...
 
   As in `base.Cache`, padding at the end of a written chunk is overwritten by
-  the next, and what does not fit is dropped. `k` and `v` are None where rows
-  see the prefix and their own chunk alone (training on a shared prompt).
+  the next, and what does not fit is dropped. `k` and `v` are None before the
+  first chunk, which then is the cache: to fill one, and to train on a prompt
+  that rows share.
   """
 
   k: Any  # L arrays dtype[B, K, S, C], rotated; or one, stacked
@@ -80,8 +81,8 @@ def init(config, rows: int, slots: int, prefix: Prefix | None = None) -> Slots:
 
 
 def prefix_of(cache: Slots) -> Prefix:
-  """The only row of a cache as a prefix for others."""
-  first = lambda x: x[0]
+  """The first row of a cache, which is all of its own, for others to share."""
+  first = lambda x: x[..., 0, :, :, :]
   return Prefix(
     jax.tree.map(first, cache.k), jax.tree.map(first, cache.v), cache.length[0]
   )
@@ -131,7 +132,7 @@ def pick(kv, i: int):
 
 
 def apart(new: list[Layer]) -> Layer:
-  """Layers that ran one by one, put together as tuples."""
+  """Layers that ran one by one, as tuples."""
   return Layer(*(None if a[0] is None else a for a in zip(*new)))
 
 
@@ -153,10 +154,8 @@ def places(cache: Slots, T: int):
 
 
 def keys(cache: Slots, positions_BT, segments_BT):
-  """(positions, segments) of all keys a chunk may see, int32[B, P + S].
-
-  Slots that hold nothing lie after every query: the causal rule hides them.
-  """
+  """(positions, segments) of all keys a chunk may see, int32[B, M]: those of
+  the prefix, of the cache, and of the chunk or the tail."""
   B = positions_BT.shape[0]
   start = jnp.int32(0)
   positions, segments = [], []
@@ -170,40 +169,44 @@ def keys(cache: Slots, positions_BT, segments_BT):
     start = cache.prefix.length
     i = at(cache.prefix.k)
     add(i, i < start, i.size)
-  if cache.k is None:
-    add(positions_BT, segments_BT, positions_BT.shape[1])
-  else:
+  if cache.k is not None:
     i = at(cache.k)
     held = jnp.broadcast_to(cache.length[:, None], (B, i.size))
-    add(start + i, True if cache.tail is None else i < held, i.size)
+    add(start + i, i < held, i.size)
   if cache.tail is not None:
     i = at(cache.tail.k)
     first = jnp.broadcast_to((start + cache.length)[:, None], (B, i.size))
     add(first + i, i <= cache.tail.used, i.size)
+  else:
+    add(positions_BT, segments_BT, positions_BT.shape[1])
   return jnp.concatenate(positions, 1), jnp.concatenate(segments, 1)
 
 
 def attend(q, k, v, mask: Bool[Array, "B T M"], at, layer: Layer):
-  """(y_BTHC, layer): attention of a chunk to a prefix, a cache and itself."""
+  """(y_BTHC, layer): a chunk's attention to prefix, cache and itself.
+
+  The order of parts is that of `keys`. Without a cache, the layer that comes
+  back holds the chunk.
+  """
   B, T, H, C = q.shape
   K = k.shape[2]
   q = q.reshape(B, T, K, H // K, C)
   k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-  held = []  # (function, keys, values) of each part, in the order of the mask
+  held = []  # (function, keys, values)
   if layer.prefix_k is not None:
     held.append((_shared, layer.prefix_k, layer.prefix_v))
-  if layer.tail_k is not None:
-    put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, 2)
-    layer = layer._replace(
-      tail_k=put(layer.tail_k, k), tail_v=put(layer.tail_v, v)
-    )
+  if layer.k is not None:
     held.append((_own, layer.k, layer.v))
-    held.append((_own, layer.tail_k, layer.tail_v))
+  if layer.tail_k is not None:
+    put = jax.lax.dynamic_update_slice_in_dim
+    tail = put(layer.tail_k, k, at, 2), put(layer.tail_v, v, at, 2)
+    held.append((_own, *tail))
+    layer = layer._replace(tail_k=tail[0], tail_v=tail[1])
   else:
+    held.append((_chunk, k, v))
     if layer.k is not None:
       k, v = write(layer.k, at, k), write(layer.v, at, v)
-      layer = layer._replace(k=k, v=v)
-    held.append((_own, k, v))
+    layer = layer._replace(k=k, v=v)
   parts, first = [], 0
   for part, k, v in held:
     last = first + k.shape[-2]
@@ -242,6 +245,21 @@ def _own(q, k, v, mask):
   mask = mask[:, None, :, :, None]  # [B, 1, n, T, 1, b]
   parts = _parts("bkntgs,bknsc->bkntgc", x, mask, v, axis=2)
   return [a.swapaxes(1, 2) for a in parts]
+
+
+def _chunk(q, k, v, mask):
+  """The same over the chunk's own keys, block by block: none sees a later."""
+  T = q.shape[1]
+  if T <= BLOCK or T % BLOCK:
+    return _own(q, k, v, mask)
+  ends = range(BLOCK, T + 1, BLOCK)
+  rows = [
+    _own(
+      q[:, n - BLOCK : n], k[:, :, :n], v[:, :, :n], mask[:, n - BLOCK : n, :n]
+    )
+    for n in ends
+  ]
+  return [jnp.concatenate(x, axis=1) for x in zip(*rows)]
 
 
 def _shared(q, k, v, mask):
