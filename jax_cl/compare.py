@@ -8,6 +8,9 @@ command again skips finished runs and goes on with unfinished ones. A run that
 fails is named in the report and the others go on. At the end: `compare.json`,
 `report.md`, `report.html` and their pictures.
 
+`--methods` are names of methods, or of `config.variants`: settings of the config
+by name, {name: {section: {key: value}}}, as in configs/replay_example.py. Left
+out, all variants are compared.
 `--orders`: "config" (the config's own), "latin" (N cyclic shifts of it, each
 domain once in each place), or orders by name: "a,b,c;c,a,b".
 `--baselines`: other curricula of the same config run beside the methods, by
@@ -68,7 +71,7 @@ def compare(
   run: Callable[[ConfigDict, pathlib.Path], Mapping[str, Any]] = train.run,
 ) -> dict[str, Any]:
   """Runs the grid and returns what `compare.json` holds (`summary`)."""
-  check_methods(methods)
+  check_methods(methods, variants(config))
   workdir = pathlib.Path(workdir)
   cells = grid(
     methods, parse_orders(config, orders), seeds, baselines, repeat_aa
@@ -106,13 +109,22 @@ def compare(
 # -------------------------------------------------------------------- the grid
 
 
-def check_methods(methods: Sequence[str]) -> None:
-  known = build.known("methods")
+def variants(config: ConfigDict) -> dict[str, dict[str, Any]]:
+  """Settings of the config by name; empty where it has none."""
+  return config.get("variants", ConfigDict()).to_dict()
+
+
+def check_methods(
+  methods: Sequence[str], variants: Mapping[str, Any] | None = None
+) -> None:
+  own = list(variants or ())
+  known = [*build.known("methods"), *own]
   if not methods:
     raise ValueError(f"--methods is empty; known: {', '.join(known)}")
   if twice := {n for n in methods if list(methods).count(n) > 1}:
     raise ValueError(f"--methods names {', '.join(sorted(twice))} twice")
-  for name in itertools.chain(*(m.split("+") for m in methods)):
+  chains = [m.split("+") for m in methods if m not in own]
+  for name in itertools.chain(*chains):
     names.check("method", name, known)
 
 
@@ -165,6 +177,9 @@ def config_of(
   config: ConfigDict, cell: Cell, baselines: Sequence[str] = ()
 ) -> ConfigDict:
   one: Any = config.copy_and_resolve_references()
+  own = variants(config)
+  with one.unlocked():
+    one.pop("variants", None)
   one.name = cell.method
   one.seed = cell.seed
   if cell.order:
@@ -172,8 +187,12 @@ def config_of(
   if cell.method in baselines:
     one.cl.name = "sequential"
     one.stream.curriculum = cell.method
+    return one
+  name = cell.method.removesuffix(" (A/A)")
+  if name in own:
+    one.update(own[name])
   else:
-    one.cl.name = cell.method.removesuffix(" (A/A)")
+    one.cl.name = name
   return one
 
 
@@ -268,21 +287,17 @@ def _final(j: int):
 
 
 def _method(runs, resamples) -> dict[str, Any]:
-  estimates = lambda key: {
-    name: metrics.bootstrap(
-      [r[key] for r in runs.values()], f, n=resamples
-    )._asdict()
-    for name, f in metrics.METRICS.items()
-  }
+  def estimates(key: str, some) -> dict[str, Any]:
+    panels = [r[key] for r in runs.values()]
+    found = metrics.bootstraps(panels, some, n=resamples)
+    return {name: e._asdict() for name, e in found.items()}
+
+  domains = next(iter(runs.values()))["panel"].domains
+  last = {d: _final(j) for j, d in enumerate(domains)}
   return {
-    "metrics": estimates("panel"),
-    "write_only": estimates("write_only"),
-    "domains": {
-      d: metrics.bootstrap(
-        [r["panel"] for r in runs.values()], _final(j), n=resamples
-      )._asdict()
-      for j, d in enumerate(next(iter(runs.values()))["panel"].domains)
-    },
+    "metrics": estimates("panel", metrics.METRICS),
+    "write_only": estimates("write_only", metrics.METRICS),
+    "domains": estimates("panel", last),
     "runs": [
       {
         "order": "-".join(r["cell"].order) or "config",
@@ -305,10 +320,13 @@ def _differences(ranked, baseline: str, resamples) -> dict[str, Any]:
       continue
     mine = [runs[k]["panel"] for k in pairs]
     theirs = [base[k]["panel"] for k in pairs]
+    found = metrics.bootstraps(
+      mine, metrics.METRICS, baseline=theirs, n=resamples
+    )
     out[name] = {}
-    for metric, f in metrics.METRICS.items():
-      e = metrics.bootstrap(mine, f, baseline=theirs, n=resamples)
+    for metric, e in found.items():
       if math.isfinite(e.mean):
+        f = metrics.METRICS[metric]
         gap = metrics.per_run(mine, f) - metrics.per_run(theirs, f)
         out[name][metric] = {**e._asdict(), "p": metrics.sign_flip(gap)}
   return out
@@ -442,6 +460,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   if options.seeds < 1:
     raise ValueError(f"--seeds={options.seeds}; it must be 1 or more")
   config, default = main_.parse(["compare", *rest])
+  options.methods = options.methods or list(variants(config))
   if options.workdir is None:
     path = pathlib.Path(default)
     options.workdir = str(path.with_name(f"compare-{path.name}"))

@@ -38,6 +38,7 @@ R's row k + 1 comes from the "eval" rows of stage k with that split's largest
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -455,16 +456,34 @@ def bootstrap(
   The interval of `forgetting` is for a statistic with an upward bias: each
   replicate takes its maxima over noise of its own.
   """
-  weights = _task_weights([*panels, *(baseline or ())], n, seed)
-  values = _replicates(panels, metric, weights)  # [runs, 1 + n]
-  if baseline is not None:
-    if len(baseline) != len(panels):
-      raise ValueError(
-        f"{len(panels)} runs cannot be paired with {len(baseline)}"
-      )
-    other = _replicates(baseline, baseline_metric or metric, weights)
-    values = values - other
-  runs = len(panels)
+  tables = _resampled([*panels, *(baseline or ())], n, seed)
+  mine, theirs = tables[: len(panels)], tables[len(panels) :]
+  return _estimate(mine, metric, theirs, baseline_metric or metric, n, seed)
+
+
+def bootstraps(
+  panels: Sequence[Panel],
+  metrics: Mapping[str, Callable[..., Value]],
+  baseline: Sequence[Panel] | None = None,
+  n: int = 2000,
+  seed: int = 0,
+) -> dict[str, Estimate]:
+  """`bootstrap` of several metrics; the tasks are drawn once."""
+  tables = _resampled([*panels, *(baseline or ())], n, seed)
+  mine, theirs = tables[: len(panels)], tables[len(panels) :]
+  return {
+    name: _estimate(mine, f, theirs, f, n, seed) for name, f in metrics.items()
+  }
+
+
+def _estimate(mine, metric, theirs, their_metric, n: int, seed: int):
+  """Of resampled tables, [1 + n, T + 1, N] a run; `theirs` may be empty."""
+  values = _values(mine, metric)  # [runs, 1 + n]
+  if theirs:
+    if len(theirs) != len(mine):
+      raise ValueError(f"{len(mine)} runs cannot be paired with {len(theirs)}")
+    values = values - _values(theirs, their_metric)
+  runs = len(mine)
   rng = np.random.default_rng([seed, 1])
   drawn = rng.integers(runs, size=(runs, n))
   means = np.take_along_axis(values[:, 1:], drawn, axis=0).mean(0)
@@ -503,21 +522,30 @@ def per_run(
   return np.array([float(metric(p.matrix(), p.own)) for p in panels])
 
 
-def _task_weights(
+def _resampled(
   panels: Sequence[Panel], n: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """(tables [1 + n, T + 1, N], own) of each panel, the same tasks in all."""
+  ids: dict[str, set[str]] = {}
+  for p in panels:
+    for domain, tasks in zip(p.domains, p.tasks, strict=True):
+      ids.setdefault(domain, set()).update(tasks)
+  key = tuple((d, tuple(sorted(ids[d]))) for d in sorted(ids))
+  weights = _task_weights(key, n, seed)
+  return [(_tables(p, weights), p.own) for p in panels]
+
+
+@functools.lru_cache(maxsize=4)  # the methods of a comparison share their tasks
+def _task_weights(
+  ids: tuple[tuple[str, tuple[str, ...]], ...], n: int, seed: int
 ) -> dict[str, dict[str, np.ndarray]]:
   """domain -> task id -> float[1 + n]: how often a replicate holds the task.
 
   Entry 0 is the sample itself.
   """
   rng = np.random.default_rng([seed, 0])
-  ids: dict[str, set[str]] = {}
-  for p in panels:
-    for domain, tasks in zip(p.domains, p.tasks, strict=True):
-      ids.setdefault(domain, set()).update(tasks)
   out = {}
-  for domain in sorted(ids):
-    tasks = sorted(ids[domain])
+  for domain, tasks in ids:
     counts = np.ones((1 + n, len(tasks)))
     if tasks:
       p = np.full(len(tasks), 1 / len(tasks))
@@ -526,21 +554,23 @@ def _task_weights(
   return out
 
 
-def _replicates(panels, metric, weights) -> np.ndarray:
+def _tables(p: Panel, weights) -> np.ndarray:
+  """R under each task resample: float[1 + n, T + 1, N]."""
+  columns = []
+  for domain, tasks, table in zip(p.domains, p.tasks, p.scores, strict=True):
+    if not tasks:
+      columns.append(np.full((1, len(table)), np.nan))
+      continue
+    w = np.stack([weights[domain][t] for t in tasks], axis=-1)
+    known = np.isfinite(table).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+      columns.append((w @ np.nan_to_num(table).T) / (w @ known.T))
+  return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def _values(tables, metric) -> np.ndarray:
   """float[runs, 1 + n]: the metric of each run under each task resample."""
-  out = []
-  for p in panels:
-    columns = []
-    for domain, tasks, table in zip(p.domains, p.tasks, p.scores, strict=True):
-      if not tasks:
-        columns.append(np.full((1, len(table)), np.nan))
-        continue
-      w = np.stack([weights[domain][t] for t in tasks], axis=-1)
-      known = np.isfinite(table).astype(float)
-      with np.errstate(invalid="ignore", divide="ignore"):
-        columns.append((w @ np.nan_to_num(table).T) / (w @ known.T))
-    columns = np.broadcast_arrays(*columns)
-    out.append(np.asarray(metric(np.stack(columns, axis=-1), p.own)))
+  out = [np.asarray(metric(R, own)) for R, own in tables]
   width = max(x.size for x in out)
   return np.stack([np.broadcast_to(x, (width,)) for x in out]).astype(float)
 
@@ -611,11 +641,12 @@ def _split_results(rows, run, split, cells, resamples) -> dict[str, Any]:
 
 def _summary(p: Panel, resamples: int) -> dict[str, Any]:
   R = p.matrix()
-  intervals = {}
-  for name, f in METRICS.items():
-    e = bootstrap([p], f, n=resamples)
-    if math.isfinite(e.low):
-      intervals[name] = [e.low, e.high]
+  estimates = bootstraps([p], METRICS, n=resamples)
+  intervals = {
+    name: [e.low, e.high]
+    for name, e in estimates.items()
+    if math.isfinite(e.low)
+  }
   return {
     "matrix": jsonable(R),
     "metrics": after_stage(R, p.own),
