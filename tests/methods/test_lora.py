@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_cl.methods import _deltas, lora, olora, progressive
+
+P = {"w": jnp.arange(6.0).reshape(3, 2), "b": jnp.ones(2)}
+ADAPTERS = {"q": {"lora_a": jnp.ones((3, 4)), "lora_b": jnp.ones((4, 2))}}
+KEY = jax.random.key(0)
+
+
+def begun(method, p, n_stages, stage):
+  p = method.extend(p, n_stages, KEY)
+  cl = method.init(p, n_stages, KEY)
+  return method.start(cl, p, jnp.int32(stage), KEY)
+
+
+def test_a_delta_of_b_zero_is_the_tree_itself():
+  merged = _deltas.merge(_deltas.extend(P, 2, KEY))
+  jax.tree.map(np.testing.assert_array_equal, merged, P)
+
+
+def test_merge_by_hand():
+  p = _deltas.extend(P, 1, KEY)
+  p.delta["w"]["lora_a"] = jnp.array([[1.0], [0.0], [2.0]])
+  p.delta["w"]["lora_b"] = jnp.array([[10.0, -1.0]])
+  p.delta["b"]["delta"] = jnp.array([0.5, 0.0])
+  merged = _deltas.merge(p)
+  np.testing.assert_array_equal(merged["w"], [[10, 0], [2, 3], [24, 3]])
+  np.testing.assert_array_equal(merged["b"], [1.5, 1.0])
+
+
+def test_each_stage_has_an_adapter_of_its_own():
+  method = lora.make()
+  cl, p = begun(method, ADAPTERS, 3, 0)
+  learned = jax.tree.map(lambda x: x + 7, p)
+  cl, p = method.start(cl, learned, jnp.int32(1), KEY)
+  jax.tree.map(np.testing.assert_array_equal, p, ADAPTERS)  # a fresh one
+  p = jax.tree.map(lambda x: x - 3, p)
+  jax.tree.map(np.testing.assert_array_equal, method.view(cl, p, 0), learned)
+  jax.tree.map(np.testing.assert_array_equal, method.view(cl, p, 1), p)
+
+
+def test_without_adapters_stage_0_learns_the_tree_and_then_it_is_frozen():
+  method = lora.make(rank=2)
+  cl, p = begun(method, P, 3, 0)
+  u = jax.tree.map(jnp.ones_like, p)
+  first, later = (method.update(cl, p, u, jnp.int32(k)) for k in (0, 1))
+  every = lambda x, value: all(
+    np.all(np.array(leaf) == value) for leaf in jax.tree.leaves(x)
+  )
+  assert every(first.base, 1) and every(first.delta, 0)
+  assert every(later.base, 0) and every(later.delta, 1)
+
+
+def test_olora_divides_the_rank_among_the_stages():
+  method = olora.make()
+  cl, p = begun(method, ADAPTERS, 2, 1)
+  u = jax.tree.map(jnp.ones_like, p)
+  mine = method.update(cl, p, u, jnp.int32(1))["q"]
+  np.testing.assert_array_equal(mine["lora_a"][0], [0, 0, 1, 1])
+  np.testing.assert_array_equal(mine["lora_b"][:, 0], [0, 0, 1, 1])
+  np.testing.assert_array_equal(olora.slots(5, 2), [0, 0, 1, 1, 1])
+
+
+def test_olora_penalty_by_hand_pulls_on_the_new_directions_alone():
+  # A = [old | new], old = (1, 2), new = (3, -1): |A_old^T A_new| = |3 - 2| = 1
+  a = jnp.array([[1.0, 3.0], [2.0, -1.0]])
+  method = olora.make(lam=0.5)
+  cl, p = begun(method, {"q": {"lora_a": a, "lora_b": jnp.zeros((2, 1))}}, 2, 1)
+  value, g = jax.value_and_grad(method.grads.term, argnums=2)(
+    None, cl, p, None, jnp.int32(1), KEY
+  )
+  assert value == 0.5
+  # d|old . new| / d new = sign * old, and nothing on the old
+  np.testing.assert_allclose(g["q"]["lora_a"], [[0, 0.5], [0, 1.0]])
+  assert method.grads.term(None, cl, p, None, jnp.int32(0), KEY) == 0
+
+
+def test_olora_on_too_small_a_rank_says_what_to_do():
+  with pytest.raises(ValueError, match="rank 4 for 5 stages; give the model"):
+    begun(olora.make(), ADAPTERS, 5, 0)
+
+
+def test_a_column_adds_its_share_of_earlier_ones():
+  method = progressive.make()
+  cl, p = begun(method, P, 3, 0)
+  first = p._replace(own=jax.tree.map(lambda x: x + 1, p.own))
+  cl, p = method.start(cl, first, jnp.int32(1), KEY)
+  jax.tree.map(np.testing.assert_array_equal, method.view(cl, p, 1), P)
+  p.laterals["w"] = jnp.array([0.5, 9.0, 9.0])  # of later ones nothing counts
+  seen = method.view(cl, p, 1)
+  np.testing.assert_array_equal(seen["w"], P["w"] + 0.5 * first.own["w"])
+  np.testing.assert_array_equal(seen["b"], P["b"])
+  jax.tree.map(np.testing.assert_array_equal, method.view(cl, p, 0), first.own)
