@@ -8,9 +8,9 @@ command again skips finished runs and goes on with unfinished ones. A run that
 fails is named in the report and the others go on. At the end: `compare.json`,
 `report.md`, `report.html` and their pictures.
 
-`--methods` are names of methods, or of `config.variants`: settings of the config
-by name, {name: {section: {key: value}}}, as in configs/replay_example.py. Left
-out, all variants are compared.
+`--methods` are names of methods, or of `config.variants`: settings of the
+config by name, {name: {section: {key: value}}}, as configs/replay_example.py
+has them. Left out, all variants are compared.
 `--orders`: "config" (the config's own), "latin" (N cyclic shifts of it, each
 domain once in each place), or orders by name: "a,b,c;c,a,b".
 `--baselines`: other curricula of the same config run beside the methods, by
@@ -178,8 +178,9 @@ def config_of(
 ) -> ConfigDict:
   one: Any = config.copy_and_resolve_references()
   own = variants(config)
-  with one.unlocked():
-    one.pop("variants", None)
+  if own:
+    with one.unlocked():
+      del one.variants
   one.name = cell.method
   one.seed = cell.seed
   if cell.order:

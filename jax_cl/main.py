@@ -4,7 +4,8 @@
       [--config.cl.args.replay.ratio=.5] [--workdir=runs/mine]
 
 Every key of the config can be set on the command line. The workdir is
-runs/<name of the config file> unless given; the same command resumes.
+runs/<name of the config file> unless given; the same command resumes. A config
+with `variants` is a comparison of them: `jax_cl.compare`.
 Exit codes: 0 done, 2 a mistake in what was asked for (said in one line), 1 the
 run failed, 130 interrupted (and saved).
 """
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(__doc__)
     return 0
   config, workdir = parse(args)
+  if config.get("variants"):
+    from jax_cl import compare
+
+    return compare.main(args[1:])
   from jax_cl import train  # after the flags: a typo costs no import of jax
 
   train.run(config, workdir)

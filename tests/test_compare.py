@@ -120,6 +120,21 @@ def test_the_whole_grid(config, tmp_path):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_variants_of_a_config_stand_beside_methods(config, tmp_path):
+  half = {"cl": {"name": "replay", "args": {"replay": {"ratio": 0.5}}}}
+  config.variants = {"half": half}
+  methods = ["sequential", "half"]
+  found = compare.compare(config, methods, [0], tmp_path, run=Fake())
+  assert list(found["methods"]) == methods
+  folder = tmp_path / "half" / "-".join(DOMAINS) / "seed0"
+  ran = json.loads((folder / "config.json").read_text())
+  assert ran["cl"]["name"] == "replay" and ran["name"] == "half"
+  assert ran["cl"]["args"]["replay"]["ratio"] == 0.5
+  assert "variants" not in ran and "variants" in config
+  with pytest.raises(ValueError, match="did you mean 'half'"):
+    compare.compare(config, ["hlaf"], [0], tmp_path, run=Fake())
+
+
 def test_finished_runs_are_skipped_and_others_are_not(config, tmp_path):
   args = (["sequential"], range(2), tmp_path)
   compare.compare(config, *args, run=Fake())

@@ -7,7 +7,7 @@ import pytest
 import small
 
 import jax_cl
-from jax_cl import build, main
+from jax_cl import build, compare, main
 
 ROOT = pathlib.Path(jax_cl.__file__).parents[1]
 CONFIG = "--config=configs/blobs.py"
@@ -26,6 +26,7 @@ def at_the_root(monkeypatch):
     (["--config=configz/blobs.py"], "no folder 'configz'"),
     (["--confg=configs/blobs.py"], "Did you mean: config"),
     ([CONFIG, "quick"], "what is 'quick'?"),
+    (["--config=configs/replay_example.py:basc"], "did you mean 'basic'"),
     ([CONFIG, "--config.optim.rl=.1"], "unknown key of config.optim 'rl'"),
     ([CONFIG, "--config.cl.nmae=x"], "did you mean 'name'"),
     ([CONFIG, "--config.cl.args.replay.ration=1"], "did you mean 'ratio'"),
@@ -48,6 +49,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(
   err = capsys.readouterr().err
   assert err.startswith("error: ") and err.count("\n") == 1
   assert message in err
+
+
+@pytest.mark.parametrize(
+  "example, method",
+  [
+    ("basic", "replay"),
+    ("adaptive", "adaptive_replay"),
+    ("compare", "replay"),
+    ("custom", "custom_replay"),
+  ],
+)
+def test_the_examples_of_replay(example, method):
+  file = f"--config=configs/replay_example.py:{example}"
+  config, workdir = main.parse(["main", file])
+  assert workdir == f"runs/replay_example-{example}"
+  assert config.cl.name == method and build.method(config, 3).capacity == 40
+  for name in config.get("variants", {}):
+    one = compare.config_of(config, compare.Cell(name, (), 0, 0))
+    capacity = 0 if name == "none" else 40
+    assert build.method(one, 3).capacity == capacity
 
 
 @pytest.mark.parametrize("domains", ["airline,retail", ("airline,retail",)])
