@@ -18,7 +18,7 @@ from jax_cl.tasks import entities, ledger
 
 _ASK = re.compile(
   r"\b(know|tell|asks?|check|how (much|many)|confirm the|inquire|wonder"
-  r"|what|which|get the|provide|figure out|numeric)\b"
+  r"|what|which|get the|provide|figure out|numeric|tracking)\b"
 )
 _MONEY = re.compile(
   r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay)\b"
