@@ -5,6 +5,10 @@
 writes FOLDER/whole, an undisturbed run, and FOLDER/killed, the same run after
 SIGKILL at every moment of MOMENTS in turn (and one Ctrl-C), gone on with by the
 same call each time. Prints one JSON line: how each process ended.
+
+  python tests/killed.py FOLDER --methods=NAME,NAME [CONFIG]
+
+does so in FOLDER/NAME for each method, at the moments of FEW alone.
 """
 
 import json
@@ -80,6 +84,8 @@ MOMENTS = {
   "removing old checkpoints": lambda: patch(checkpoint.shutil, "rmtree", 1),
 }
 
+FEW = ("after an update", "between stages")
+
 
 def run(workdir, arguments, prepare=lambda: None):
   """Forks before JAX has started; how the child ended: -9 is SIGKILL."""
@@ -101,11 +107,22 @@ def run(workdir, arguments, prepare=lambda: None):
   return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def everything(folder: pathlib.Path, arguments) -> dict[str, int]:
+def everything(
+  folder: pathlib.Path, arguments, moments=tuple(MOMENTS)
+) -> dict[str, int]:
   ends = {"whole": run(folder / "whole", arguments)}
-  for name, prepare in MOMENTS.items():
-    ends[name] = run(folder / "killed", arguments, prepare)
+  for name in moments:
+    ends[name] = run(folder / "killed", arguments, MOMENTS[name])
   ends["finished"] = run(folder / "killed", arguments)
+  return ends
+
+
+def each_method(folder: pathlib.Path, names, arguments) -> dict:
+  ends = {}
+  for name in names:
+    (folder / name).mkdir()
+    one = [*arguments, f"--config.cl.name={name}"]
+    ends[name] = everything(folder / name, one, FEW)
   return ends
 
 
@@ -115,4 +132,9 @@ if __name__ == "__main__":
   jax.config.update("jax_compilation_cache_dir", str(place / "cache"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   assert update  # imported before the fork, so that children start at once
-  print(json.dumps(everything(place, sys.argv[2:])))
+  rest = sys.argv[2:]
+  if rest and rest[0].startswith("--methods="):
+    methods = rest[0].removeprefix("--methods=").split(",")
+    print(json.dumps(each_method(place, methods, rest[1:])))
+  else:
+    print(json.dumps(everything(place, rest)))

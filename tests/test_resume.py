@@ -53,6 +53,24 @@ def test_killed_and_whole_run_are_the_same_to_the_byte(runs, name):
   assert whole.read_bytes() == killed.read_bytes()
 
 
+def test_methods_of_every_kind_go_on_after_a_kill(tmp_path):
+  """No state, a bank of adapters; the run above has a memory and a Fisher."""
+  names = ("sequential", "lora")
+  done = subprocess.run(
+    [sys.executable, "tests/killed.py", str(tmp_path),
+     f"--methods={','.join(names)}", *SMALL],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  for name, ends in json.loads(done.stdout.splitlines()[-1]).items():
+    assert list(ends.values()) == [0, -9, -9, 0], (name, ends)
+    for file in FILES:
+      whole, killed = (tmp_path / name / k / file for k in ("whole", "killed"))
+      assert whole.read_bytes() == killed.read_bytes(), (name, file)
+    told = json.loads((tmp_path / name / "whole/run.json").read_text())
+    assert told["stage_at_test"] == (name == "lora")
+
+
 def test_metrics_hold_no_wall_times(runs):
   text = (runs[0] / "whole" / "metrics.jsonl").read_text()
   assert "second" not in text and "time" not in text
