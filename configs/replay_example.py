@@ -40,7 +40,7 @@ def adaptive(config):
 
 def compare(config):
   basic(config)
-  config.variants = {"none": {"cl": {"name": "sequential"}}} | {
+  config.variants = {
     name: {"cl": {"args": {"replay": {"strategy": name}}}}
     for name in memory.STRATEGIES
   }

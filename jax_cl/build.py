@@ -121,6 +121,11 @@ def method(
         f"method {name!r} has an `end` and asks for no rows: give "
         "Method(..., rows=n), how many of a stage's rows `end` reads"
       )
+    if "val" in parts[-1].needs and not config.eval.val_trials:
+      raise ValueError(
+        f"method {name!r} follows the scores on val: set "
+        "config.eval.val_trials to 1 or more"
+      )
   return parts[0] if len(parts) == 1 else base.chain(*parts)
 
 

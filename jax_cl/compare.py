@@ -10,7 +10,7 @@ fails is named in the report and the others go on. At the end: `compare.json`,
 
 `--methods` are names of methods, or of `config.variants`: settings of the
 config by name, {name: {section: {key: value}}}, as configs/replay_example.py
-has them. Left out, all variants are compared.
+has them. Left out, all variants are compared with `sequential`.
 `--orders`: "config" (the config's own), "latin" (N cyclic shifts of it, each
 domain once in each place), or orders by name: "a,b,c;c,a,b".
 `--baselines`: other curricula of the same config run beside the methods, by
@@ -461,7 +461,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   if options.seeds < 1:
     raise ValueError(f"--seeds={options.seeds}; it must be 1 or more")
   config, default = main_.parse(["compare", *rest])
-  options.methods = options.methods or list(variants(config))
+  if not options.methods and (own := variants(config)):
+    options.methods = ["sequential", *own]
   if options.workdir is None:
     path = pathlib.Path(default)
     options.workdir = str(path.with_name(f"compare-{path.name}"))

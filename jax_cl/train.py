@@ -209,11 +209,27 @@ class _Run:
       self.interval()
     every = config.eval.interval
     if every and (n + 1) % every == 0 and n + 1 < stage.steps:
-      rows = self.evaluate("val", stage.domains, k)
-      score = metrics.score([r for some in rows.values() for r in some])
-      self.console.evaluation(k, n + 1, score)
+      self.look(k, n + 1)
     if (n + 1) % config.train.save_interval == 0 and n + 1 < stage.steps:
       self.save()
+
+  def look(self, k: int, n: int) -> None:
+    """Val within a stage: of its domains; of all seen if the method follows."""
+    domains, follows = self.what.stages[k].domains, "val" in self.method.needs
+    seen = [d for d in self.what.domains if self._seen(d, k)]
+    rows = self.evaluate("val", seen if follows else domains, k)
+    score = metrics.score([r for d in domains for r in rows[d]])
+    self.console.evaluation(k, n, score)
+    if follows:
+      self.observe(evaluate.scores(rows))
+
+  def observe(self, scores) -> None:
+    """Tells the method the scores on val; NaN where there is none."""
+    row = [
+      scores[d]["reward"] if d in scores else None for d in self.what.domains
+    ]
+    row = [np.nan if x is None else x for x in row]
+    self.state = self.steps.observe(self.state, jnp.asarray(row, jnp.float32))
 
   def remember(self, k: int, n: int, demos, batch, episodes) -> None:
     """Hands the memory each demonstration once a run, and all that was done."""
@@ -266,11 +282,7 @@ class _Run:
     if self.config.eval.val_trials:
       scores = evaluate.scores(self.evaluate("val", what.domains, k))
       if k >= 0:
-        row = [scores[d]["reward"] for d in what.domains]
-        row = jnp.asarray(
-          [np.nan if x is None else x for x in row], jnp.float32
-        )
-        self.state = self.steps.observe(self.state, row)
+        self.observe(scores)
     scores = evaluate.scores(self.evaluate("test", what.domains, k))
     self.matrix.append([scores[d]["reward"] for d in what.domains])
     seen = [d for d in what.domains if self._seen(d, k)] or what.domains

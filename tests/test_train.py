@@ -243,3 +243,21 @@ def test_the_jsonl_logs_end_where_the_checkpoint_says(finished):
   for name, length in host["logs"].items():
     assert (finished[0] / name).stat().st_size == length
   assert host["pending"] == []
+
+
+def test_a_method_that_follows_val_sees_all_seen_domains_in_mid_stage(tmp_path):
+  config = small.config()
+  config.cl.name, config.eval.interval = "adaptive_replay", 3
+  config.cl.args.adaptive_replay.threshold = -1.0  # every look raises it
+  train.run(config.lock(), tmp_path)
+  looks = [r for r in rows(tmp_path, "metrics.jsonl") if r["phase"] == "eval"]
+  middle = [
+    r["domain"] for r in looks if r["split"] == "val" and r["step"] == 9
+  ]
+  assert middle == ["perm0", "perm1"]
+  stages = [r for r in rows(tmp_path, "metrics.jsonl") if r["phase"] == "stage"]
+  # Two looks a stage; in the first stage no domain is an earlier one.
+  assert [round(r["replay_ratio"], 3) for r in stages] == [0.2, 0.4, 0.5]
+  config.eval.val_trials = 0
+  with pytest.raises(ValueError, match="follows the scores on val"):
+    train.run(config.lock(), tmp_path / "blind")

@@ -1,7 +1,8 @@
 """Replay whose ratio follows the forgetting seen on val.
 
-After each evaluation on val, with best_d the best score a domain has had since
-it was trained on, over the domains of earlier stages:
+After each evaluation on val (every `eval.interval` steps, and at the end of a
+stage), over the domains of earlier stages, with best_d the best score that a
+domain has had since it was first trained on:
 
   drop = max_d (best_d - now_d)
   ratio <- min(ratio + rate, max_ratio) if drop > threshold
@@ -92,7 +93,12 @@ def make(
     return {**most.report((), buffer), "replay_ratio": cl["ratio"]}
 
   return most._replace(
-    init=init, draw=draw, mix=mix, observe=observe, report=report
+    init=init,
+    draw=draw,
+    mix=mix,
+    observe=observe,
+    report=report,
+    needs=most.needs | {"val"},
   )
 
 

@@ -16,7 +16,7 @@ from jax_cl import memory, tree
 from jax_cl.types import Batch, Objective
 
 PyTree = Any
-NEEDS = frozenset({"memory", "outputs", "rollouts", "stage_at_test"})
+NEEDS = frozenset({"memory", "outputs", "rollouts", "stage_at_test", "val"})
 
 
 def task_grads(obj: Objective, cl, p, batch: Batch, mem, stage, key):
@@ -68,7 +68,8 @@ class Method(NamedTuple):
   draw: Callable = lambda cl, buffer, stage, key: None
   # (buffer, mem, aux) -> buffer: priorities, counts; see `memory.touch`
   touch: Callable = lambda buffer, mem, aux: buffer
-  # (cl, val_row f32[domains], stage) -> cl: after each evaluation on val
+  # (cl, val_row f32[domains], stage) -> cl: after each evaluation on val, if
+  # `needs` has "val" also within a stage; NaN where none was made
   observe: Callable = lambda cl, val_row, stage: cl
   # (cl, buffer) -> dict of arrays; leaves [domains] are shown a domain
   report: Callable = lambda cl, buffer: {}
