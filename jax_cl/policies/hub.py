@@ -63,7 +63,7 @@ def from_json(c: Mapping[str, Any], path: Path) -> base.Config:
     heads, width = c["num_attention_heads"], c["hidden_size"]
     layers, context = c["num_hidden_layers"], c["max_position_embeddings"]
     theta, scaling = _rope(path, c)
-    return base.Config(
+    out = base.Config(
       family=family,
       layers=layers,
       width=width,
@@ -84,6 +84,11 @@ def from_json(c: Mapping[str, Any], path: Path) -> base.Config:
     )
   except KeyError as e:
     raise ValueError(f"{path}: no key {e.args[0]!r}") from e
+  try:
+    base.check(out)
+  except ValueError as e:
+    raise ValueError(f"{path}: {e}") from e
+  return out
 
 
 def _refuse(path: Path, c: Mapping[str, Any]) -> None:

@@ -1,0 +1,111 @@
+"""The decoder's plumbing, on a small Llama: depth, windows, remat, bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from peers import padded, random, relative
+
+from jax_cl.policies import base, llama, rope
+
+ROWS = [[5, 9, 2, 71, 33], [8, 8, 1], [40, 41, 42, 43, 44, 45, 46]]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+  policy = llama.make("tiny")
+  return policy, jax.jit(policy.init)(jax.random.key(0))
+
+
+def one(policy, params, row, **kwargs):
+  hidden = jax.jit(functools.partial(policy.hidden, **kwargs))
+  return hidden(params, *padded([row], len(row)))[0][0]
+
+
+def test_stopping_early_is_a_prefix(tiny):
+  policy, params = tiny
+  cut = {**params, "layers": jax.tree.map(lambda a: a[:2], params["layers"])}
+  early = one(policy, params, ROWS[0], layers=2)
+  np.testing.assert_array_equal(early, one(policy, cut, ROWS[0]))
+  rest = {**params, "layers": jax.tree.map(lambda a: a[2:], params["layers"])}
+  tokens, positions, segments = padded(ROWS[:1], 5)
+  angles = rope.angles(positions, 16, 1000.0)
+  mask = positions[:, :, None] >= positions[:, None]
+  view = base.View(angles, mask, None, None)
+  layer = jax.tree.map(lambda a: a[0], rest["layers"])
+  late, _ = llama.Block(policy.config).apply(
+    {"params": layer}, early[None], view, None, None
+  )
+  np.testing.assert_allclose(
+    late[0], one(policy, params, ROWS[0]), atol=1e-5, rtol=1e-5
+  )
+
+
+def test_bad_depth_is_refused(tiny):
+  policy, params = tiny
+  with pytest.raises(
+    ValueError, match="layers=4: these parameters hold 1 to 3"
+  ):
+    one(policy, params, ROWS[0], layers=4)
+
+
+def test_no_gradient_from_later_tokens(tiny):
+  policy, params = tiny
+  tokens, positions, segments = padded(ROWS[:1], 5)
+
+  def f(table):
+    # One table row a position, so that its gradient is the position's.
+    p = {**params, "embed": {"embedding": table}}
+    at = jnp.arange(5)[None]
+    return policy.hidden(p, at, positions, segments)[0][0, 2].sum()
+
+  g = jax.jit(jax.grad(f))(params["embed"]["embedding"][tokens[0]])
+  assert (jnp.abs(g).sum(-1) > 0).tolist() == [True] * 3 + [False] * 2
+
+
+def test_a_window_of_two_reaches_one_token_back_in_each_layer():
+  # One layer sees itself and its predecessor, so two layers reach two back.
+  policy = llama.make("tiny", layers=2, window=2, window_layers=(0, 1))
+  params = random(jax.eval_shape(policy.init, jax.random.key(0)))
+  _, positions, segments = padded(ROWS[:1], 5)
+
+  def f(table):
+    p = {**params, "embed": {"embedding": table}}
+    at = jnp.arange(5)[None]
+    return policy.hidden(p, at, positions, segments)[0][0, 4].sum()
+
+  g = jax.jit(jax.grad(f))(params["embed"]["embedding"][: len(ROWS[0])])
+  assert (jnp.abs(g).sum(-1) > 0).tolist() == [False] * 2 + [True] * 3
+
+
+def test_bfloat16_computes_near_float32(tiny):
+  policy, params = tiny
+  half = llama.make("tiny", dtype="bfloat16")
+  x = one(half, params, ROWS[2])
+  assert x.dtype == jnp.bfloat16
+  logits = half.unembed(params, x[None])
+  assert logits.dtype == jnp.float32
+  exact = policy.unembed(params, one(policy, params, ROWS[2])[None])
+  assert relative(logits, exact) < 0.05
+
+
+def test_remat_saves_less_and_changes_no_gradient(tiny):
+  _, params = tiny
+  batch = padded(ROWS, 8)
+
+  def loss(params, remat):
+    x, _ = llama.make("tiny", remat=remat).hidden(params, *batch)
+    return jnp.sum(x**2)
+
+  def saved(remat):
+    f = functools.partial(loss, remat=remat)
+    residuals = jax.eval_shape(lambda p: jax.vjp(f, p)[1], params)
+    return sum(x.size for x in jax.tree.leaves(residuals))
+
+  assert saved("full") < saved("dots") < saved("")
+  grad = jax.jit(jax.grad(loss), static_argnames="remat")
+  plain, full = grad(params, remat=""), grad(params, remat="full")
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(full)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

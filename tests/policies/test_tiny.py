@@ -1,0 +1,64 @@
+"""The tokenizer of `tiny`: fixed, whole, and learned from train text alone."""
+
+import hashlib
+import importlib.util
+import pathlib
+
+import pytest
+
+from jax_cl.policies import tiny, weights
+
+TOOL = pathlib.Path(__file__).parents[2] / "tools" / "tiny_tokenizer.py"
+
+
+def test_ids_stay_what_they_are():
+  # Checkpoints and cached rows hold ids: new merges need a new name.
+  digest = hashlib.sha256(tiny.MERGES.read_bytes()).hexdigest()
+  assert digest[:16] == "51d9371ecb9d54ad"
+  t = weights.tokenizer("tiny")
+  assert t.get_vocab_size() == tiny.VOCAB == tiny.VARIANTS["tiny"].vocab
+  assert [t.token_to_id(s) for s in tiny.SPECIAL] == list(range(16))
+  assert t.encode("<|im_start|>user\n#W23").tokens == [
+    *("<|im_start|>", "user", "Ċ", "#", "W", "2", "3")
+  ]
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "  two  spaces\n\n\ttabs  ",
+    "Zürich → 東京 🛫 \u200d e\u0301 \x00\x04",
+    '{"a": [1, 2.50, null]}</tool_call>',
+    "1234567890 ¾ ٣",
+    "<|im_start|><|nothing|>",
+  ],
+)
+def test_any_text_comes_back(text):
+  t = weights.tokenizer("tiny")
+  ids = t.encode(text).ids
+  assert t.decode(ids, skip_special_tokens=False) == text
+  t.encode_special_tokens = True
+  assert t.decode(t.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_only_train_tasks_are_played():
+  spec = importlib.util.spec_from_file_location("tiny_tokenizer", TOOL)
+  assert spec and spec.loader
+  tool = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(tool)
+  domain = tool.stream.load("airline")
+  for split in ("val", "test"):
+    with pytest.raises(ValueError, match=f"is a {split} task"):
+      tool.conversation(domain.splits[split][0])
+  told = [tool.said(t) for t in tool.conversation(domain.splits["train"][0])]
+  assert told[0].startswith("assistant\n") and len(told) > 2
+
+
+def test_new_weights_are_the_same_everywhere():
+  _, a = weights.load("tiny", width=32, vocab=99)
+  policy, b = weights.load("tiny", layers=1, width=32, vocab=99)
+  assert policy.config == weights.config("tiny", width=32, vocab=99)
+  assert (a["norm"]["scale"] == b["norm"]["scale"]).all()
+  q = lambda params: params["layers"]["attn"]["q"]["kernel"]
+  assert (q(a)[:1] == q(b)).all() and q(b).shape[0] == 1
