@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cl.methods import base, online_ewc, replay, sequential
+from jax_cl.methods import (
+  base,
+  online_ewc,
+  packnet,
+  replay,
+  reptile,
+  sequential,
+)
 from jax_cl.methods.base import Method
 from jax_cl.types import Batch, Objective
 
@@ -80,3 +87,40 @@ def test_a_chain_with_sequential_is_the_other_one():
   alone, _ = grads(ewc, p, cl)
   chained, _ = grads(base.chain(sequential.make(), ewc), p, ((), cl))
   np.testing.assert_array_equal(alone, chained)
+
+
+def test_a_view_that_makes_the_agents_tree_comes_last():
+  """Whatever its place, the others see the tree that is trained."""
+  pair = Method(
+    extend=lambda p, n_stages, key: {"base": p, "delta": 0.0 * p},
+    view=lambda cl, p, s: p["base"] + p["delta"],
+  )
+  twice = Method(view=lambda cl, p, s: jax.tree.map(lambda x: 2 * x, p))
+  for chained in (base.chain(pair, twice), base.chain(twice, pair)):
+    p = chained.extend(3.0, 2, None)
+    assert p == {"base": 3.0, "delta": 0.0}
+    p["delta"] = 1.0
+    assert chained.view(((), ()), p, 0) == 2 * 3 + 2 * 1
+  with pytest.raises(ValueError, match="one method with weights of its own"):
+    base.chain(pair, pair)
+
+
+def test_what_freezes_weights_comes_last_and_holds():
+  """EWC pulls, Reptile jumps back; what PackNet owns stays, to the bit."""
+  p = {"w": jnp.array([[4.0, -3.0], [2.0, -1.0]])}
+  parts = (
+    online_ewc.make(lr=0.1, lam=5.0),
+    reptile.make(inner=1),
+    packnet.make(),
+  )
+  both = base.chain(*parts)
+  key = jax.random.key(0)
+  cl = both.init(p, 2, key)
+  cl, p = both.start(cl, p, 0, key)
+  (_, prune), _ = both.phases
+  cl, p = prune(cl, p, 0, key)
+  cl, p = both.start(cl, p, 1, key)
+  u = both.update(cl, p, {"w": jnp.full((2, 2), 0.5)}, 1)
+  assert both.needs == {"stage_at_test"}
+  np.testing.assert_array_equal(u["w"][0], [0.0, 0.0])
+  assert jnp.all(u["w"][1] != 0)
