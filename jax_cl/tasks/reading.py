@@ -48,6 +48,10 @@ _DECLINE = re.compile(
   r"(forget|do not (do|want)|don't(?! care)"
   r"|no (exchange|cancel|change)|not cancel|never)"
 )
+_FALLBACK = re.compile(  # "if it is not available, cancel the order"
+  r"\bif (?:it|that|this|there|the)\b[^.\n]*\b(?:not|no|unavailable)\b"
+  r"[^.\n]*\b(?:cancel|return)\b"
+)
 CHEAP = re.compile(r"\b(cheap\w*|lowest price|least expensive|less expensive"
                    r"|save|maximum money back)\b")  # fmt: skip
 DEAR = re.compile(r"\b((?<!less )(?<!least )expensive|lottery|priciest)\b")
@@ -56,6 +60,10 @@ UP = re.compile(r"\b(max\w*|most|bigg\w+|larg\w+er|larger|high\w*|longer|more"
 DOWN = re.compile(r"\b(min\w*|small\w*er|smaller|low\w*|short\w*|less|fewest"
                   r"|fewer|lighter|slower|easi\w+|earlier)\b")  # fmt: skip
 EXTREME = re.compile(r"\b(max\w*|min\w*|most|\w+est|least)\b")
+UNITS = {
+  "ft": ("foot", "feet"), "l": ("liter", "liters"), "inch": ("inches", "in"),
+  "lbs": ("pounds",), "ml": ("milliliters",),
+}  # fmt: skip
 SKIP = ("name", "price", "available", "status", "value", "kind")
 
 
@@ -115,6 +123,16 @@ def _read(state: actions.State) -> Reading:
   items = [e for e in items if e.key in known]
   said = _mentions(text, items, status)
   chosen = _choose(text, orders, items, inside, said)
+  scopes = {
+    k: " ".join(s.scope for s in ss if s.fate in ("replace", "remove"))
+    for k, ss in said.items()
+  }  # fmt: skip
+  if _FALLBACK.search(text):
+    variants = state.seen.of("variant")
+    for (id, key), fate in chosen.items():
+      old = next(e for e in inside[id] if e.key == key)
+      if fate == "replace" and sold_out(variants, old, scopes.get(key, "")):
+        chosen[id, key] = "remove"
   tools = [a for a in state.space.acts if a.write]
   wishes: list[Wish] = _addresses(state, text, orders, inside, said, tools)
   wishes += _payments(text, orders, tools)
@@ -124,10 +142,6 @@ def _read(state: actions.State) -> Reading:
       act = _tool(tools, fate, o.fields.get("status", "")) if own else None
       if act:
         wishes.append(Wish(act, o, own))
-  scopes = {
-    k: " ".join(s.scope for s in ss if s.fate in ("replace", "remove"))
-    for k, ss in said.items()
-  }  # fmt: skip
   return Reading(tuple(wishes), scopes, text)
 
 
@@ -256,6 +270,7 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
     )
     word = re.match(r"\w+( \w+)?", text[p:]).group()
     several = re.search(r"\b(all|both|every)\b[\w ]{0,25}$", text[:p])
+    counted = re.search(r"\b(two|three|\d)\b[\w ]{0,15}$", text[:p])
     for name in known[p]:
       own = _timely(
         names[name], status, verb, text[max(start, p - 25) : p + 45]
@@ -267,6 +282,10 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
         about += _told_later(text)
       if not (several and not re.search(r"\bsmall|large\b", about)):
         own = _which(own, about, word)
+        if not counted:
+          own = _in_company(
+            own, items, {n for ns in known.values() for n in ns}
+          )
       for e in own:
         out.setdefault(e.key, []).append(
           Said(
@@ -283,6 +302,19 @@ def _mentions(text: str, items, status) -> dict[str, list[Said]]:
           )
         )
   return out
+
+
+def _in_company(own: list, items, told: set[str]) -> list:
+  """Of several of one name, those whose order holds more of what was named."""
+  inside: dict[str, set[str]] = {}
+  for e in items:
+    for x in e.links:
+      inside.setdefault(x, set()).add(e.fields.get("name", ""))
+  orders = [[x for x in e.links if x.startswith("#")] for e in own]
+  scores = [
+    max((len(inside[x] & told) for x in xs), default=0) for xs in orders
+  ]
+  return [e for e, n in zip(own, scores, strict=True) if n == max(scores)]
 
 
 def _told_later(text: str) -> str:
@@ -374,7 +406,8 @@ def _says(text: str, value: str) -> bool:
     ways = [rf"{long[v]}", rf"size {v}", rf"{v} size"]
   if m := re.fullmatch(r"(\d+)\s?-?([a-z]+)", v):
     n, unit = m.groups()
-    ways += [f"{n} {unit}", f"{n}-{unit}", f"{n}{unit}"]
+    for u in (unit, *UNITS.get(unit, ())):
+      ways += [f"{n} {u}", f"{n}-{u}", f"{n}{u}"]
   head = re.match(r"([a-z]{3,})(?: adapter|-\w+| \w{3,})?$", v)
   if head and len(head.group(1)) > 3 and " " in v:
     ways.append(head.group(1))
@@ -426,6 +459,7 @@ def _choose(text, orders, items, inside, said) -> dict[tuple[str, str], str]:
     ):  # fmt: skip
       continue
     homes = [o for o in orders if o.id in e.links]
+    homes.sort(key=lambda o: -sum(x.key in said for x in inside[o.id]))
     best = [o for o in homes if o.id in named] or homes
     fit = [
       o for o in best if _fits(s.verb, s.fate, o.fields.get("status", ""), "")
@@ -638,6 +672,25 @@ def variant_scores(
       s -= 1.5
     out.append(max(s, 0.1))
   return out
+
+
+def sold_out(variants, old: entities.Entity, scope: str) -> bool:
+  """What was said of the item holds of variants, but of none that is there."""
+  own = [e for e in variants if e.links & old.links]
+  mine, low = _options(old), _digits(scope)
+  wanted: dict[str, set[str]] = {}
+  for key, value in mine.items():
+    known = {e.fields.get(key, "") for e in own} - {""}
+    if re.search(rf"\bsame\b[^.\n]*\b{re.escape(key)}\b", low):
+      wanted[key] = {value}
+    elif told := {
+      v for v in known if _says(low, v) and not (v == value and _from(low, v))
+    }:
+      wanted[key] = told
+  free = [e for e in own if e.fields.get("available") != "False"]
+  return bool(own and wanted) and not any(
+    all(e.fields.get(k) in vs for k, vs in wanted.items()) for e in free
+  )
 
 
 def like_of(

@@ -134,3 +134,57 @@ def test_demonstrated_acts_nobody_asked_for_contradict(space):
   assert not reading.contradicts(
     state, choice, at["return_delivered_order_items"]
   )
+
+
+def test_of_two_the_one_in_company_is_meant(space):
+  said = "I want to exchange the lamp and the bottle, the lamp to a black one."
+  other = item("1000000009", "Desk Lamp", "2000000001", color="red", power="AC")
+  state = state_of(
+    space, said, order("#W0000001", "delivered", other),
+    order("#W0000002", "delivered", LAMP, MUG),
+  )  # fmt: skip
+  assert wishes(state) == {
+    ("exchange_delivered_order_items", "#W0000002"): {
+      "1000000001", "1000000002",
+    }
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "free, act",
+  [(True, "modify_pending_order_items"), (False, "cancel_pending_order")],
+)
+def test_what_is_sold_out_falls_back(space, free, act):
+  said = (
+    "I want to change the boots to size 8. If that is not available, cancel"
+    " the order."
+  )
+  variants = {
+    "3000000001": {
+      "item_id": "3000000001", "available": free, "price": 9.0,
+      "options": {"size": "8"},
+    }
+  }  # fmt: skip
+  state = state_of(space, said, order("#W0000001", "pending", BOOT))
+  product = {
+    "name": "Hiking Boots", "product_id": "2000000003", "variants": variants,
+  }  # fmt: skip
+  state.observe([Turn("tool", content=json.dumps(product))])
+  assert list(wishes(state)) == [(act, "#W0000001")]
+
+
+def test_which_one_is_told_later(space):
+  other = item("1000000009", "Desk Lamp", "2000000001", color="red", power="AC")
+  said = "I want to return the lamp."
+  state = state_of(space, said, order("#W0000001", "delivered", LAMP, other))
+  assert len(reading.read(state).wishes[0].items) == 2
+  state.observe([Turn("user", content="It is the red one.")])
+  assert wishes(state) == {
+    ("return_delivered_order_items", "#W0000001"): {"1000000009"}
+  }
+
+
+def test_another_way_to_pay_is_a_wish(space):
+  said = "Please change the payment method of my pending order to PayPal."
+  state = state_of(space, said, order("#W0000001", "pending", LAMP))
+  assert list(wishes(state)) == [("modify_pending_order_payment", "#W0000001")]
