@@ -40,12 +40,12 @@ Sums = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def clipped(
-  ratio: Float[Array, "*B"],
-  adv: Float[Array, "*B"],
+  ratio: Float[Array, "*shape"],
+  adv: Float[Array, "*#shape"],
   low: float,
   high: float,
   dual: float | None = None,
-) -> Float[Array, "*B"]:
+) -> Float[Array, "*shape"]:
   """-min(r A, clip(r, 1 - low, 1 + high) A), a loss.
 
   Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7; `high` apart
@@ -190,20 +190,20 @@ def _token_ratio(logp_BT, batch: Batch) -> Float[Array, "B T"]:
 # KL(ref || pi). So k1 belongs into a metric or into the reward, never here.
 
 
-def k1(logp_BT: Float[Array, "B T"], ref_BT: Float[Array, "B T"]):
+def k1(logp: Float[Array, "*shape"], ref: Float[Array, "*shape"]):
   """log pi - log ref. Unbiased, may be negative."""
-  return logp_BT - ref_BT
+  return logp - ref
 
 
-def k2(logp_BT: Float[Array, "B T"], ref_BT: Float[Array, "B T"]):
+def k2(logp: Float[Array, "*shape"], ref: Float[Array, "*shape"]):
   """(log pi - log ref)^2 / 2. Biased, never negative."""
-  return 0.5 * (logp_BT - ref_BT) ** 2
+  return 0.5 * (logp - ref) ** 2
 
 
-def k3(logp_BT: Float[Array, "B T"], ref_BT: Float[Array, "B T"]):
+def k3(logp: Float[Array, "*shape"], ref: Float[Array, "*shape"]):
   """ref / pi - 1 - log(ref / pi). Unbiased, never negative."""
-  gap_BT = ref_BT - logp_BT
-  return jnp.exp(gap_BT) - 1 - gap_BT
+  gap = ref - logp
+  return jnp.exp(gap) - 1 - gap
 
 
 PENALTIES = {"k2": k2, "k3": k3}

@@ -16,7 +16,7 @@ def batch(ratio, adv, mask, weight=None):
   """logp 0 now, so that the ratio is exp(-logp_old)."""
   ratio = np.asarray(ratio, np.float32)
   b = len(ratio)
-  return Batch(
+  one = Batch(
     obs=(),
     action=np.zeros(ratio.shape, np.int32),
     mask=np.asarray(mask, np.float32),
@@ -29,6 +29,7 @@ def batch(ratio, adv, mask, weight=None):
     task=np.zeros(b, np.int32),
     reward=np.zeros(b, np.float32),
   )
+  return jax.tree.map(jnp.asarray, one)
 
 
 def value(name, one, **options):
@@ -116,7 +117,7 @@ def test_parts_add_up_to_the_whole(name):
   total, count = f(logp, whole)
   np.testing.assert_allclose(sum(x for x, _ in sums), total, rtol=1e-5)
   np.testing.assert_allclose(sum(n for _, n in sums), count, rtol=1e-6)
-  pad = lambda x: np.pad(x, [(0, 2), (0, 3)][: x.ndim])
+  pad = lambda x: jnp.pad(x, [(0, 2), (0, 3)][: x.ndim])
   wide = jax.tree.map(pad, whole)
   more, same = f(jnp.pad(logp, ((0, 2), (0, 3)), constant_values=np.nan), wide)
   np.testing.assert_allclose(more, total, rtol=1e-6)
