@@ -13,7 +13,8 @@ import numpy as np
 from jax_cl import names
 from jax_cl.types import Batch, Episode
 
-BASELINES = ("group", "running")
+BASELINES = ("group", "group_sd", "leave_one_out", "running")
+SD_FLOOR = 1e-4  # TRL's, beside a group's standard deviation
 
 
 def check_baseline(name: str) -> None:
@@ -25,24 +26,43 @@ def advantages(
 ) -> np.ndarray:
   """float32[n], reward minus baseline; NaN marks an episode to leave out.
 
-  "group": the mean reward of the episodes of the same task in this step
-  (`info["group"]`); groups whose rewards are all equal carry no signal and are
-  left out. "running": a running mean of rewards (`running`), as the design's
-  agent loop has it. Failed episodes are left out in both.
+  A group is the episodes of the same task in this step (`info["group"]`).
+
+  group:         r - mean(group): Dr. GRPO, https://arxiv.org/abs/2503.20783.
+  group_sd:      (r - mean) / (sd + 1e-4), sd with ddof 1: GRPO,
+                 https://arxiv.org/abs/2402.03300, sec. 4.1.2, as in TRL.
+  leave_one_out: r - mean(the others), n / (n - 1) times "group": RLOO,
+                 https://arxiv.org/abs/2402.14740.
+  running:       r - `running`, a running mean, as the design's agent loop has.
+
+  Groups whose rewards are all equal carry no signal and are left out, but by
+  "running"; failed episodes are left out, and move no mean, in all.
   """
   check_baseline(baseline)
   adv = np.full(len(episodes), np.nan, np.float32)
-  groups: dict[Any, list[int]] = {}
+  for members in groups(episodes).values():
+    r = np.array([episodes[i].reward for i in members], np.float32)
+    if baseline == "running":
+      adv[members] = r - running
+    elif (r != r[0]).any():
+      adv[members] = (r - r.mean()) * _scale(r, baseline)
+  return adv
+
+
+def groups(episodes: Sequence[Episode]) -> dict[Any, list[int]]:
+  """`info["group"]` -> places of its episodes that did not fail."""
+  out: dict[Any, list[int]] = {}
   for i, e in enumerate(episodes):
     if not e.failure:
-      groups.setdefault(e.info["group"], []).append(i)
-  for members in groups.values():
-    rewards = np.array([episodes[i].reward for i in members], np.float32)
-    if baseline == "running":
-      adv[members] = rewards - running
-    elif (rewards != rewards[0]).any():
-      adv[members] = rewards - rewards.mean()
-  return adv
+      out.setdefault(e.info["group"], []).append(i)
+  return out
+
+
+def _scale(r: np.ndarray, baseline: str) -> float:
+  """What a group's deviations from its mean are multiplied by."""
+  if baseline == "group_sd":
+    return 1 / (float(r.std(ddof=1)) + SD_FLOOR)
+  return len(r) / (len(r) - 1) if baseline == "leave_one_out" else 1.0
 
 
 def rows(

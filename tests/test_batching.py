@@ -34,6 +34,28 @@ def test_group_advantage_is_reward_minus_the_groups_mean():
   np.testing.assert_array_equal(adv, [0.5, -0.5, -0.5, 0.5])
 
 
+def test_other_baselines_by_hand():
+  episodes = [_episode(r, "a") for r in (1.0, 0.0, 0.0, 0.0)]
+  # Mean 1/4; squares .5625 + 3 * .0625 = .75 over n - 1 = 3: sd .5.
+  np.testing.assert_allclose(
+    batching.advantages(episodes, "group_sd"),
+    np.array([0.75, -0.25, -0.25, -0.25]) / 0.5001,
+    rtol=1e-6,
+  )
+  # The others' means: 0 for the first, 1/3 for the rest.
+  np.testing.assert_allclose(
+    batching.advantages(episodes, "leave_one_out"),
+    [1, -1 / 3, -1 / 3, -1 / 3],
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("baseline", ["group", "group_sd", "leave_one_out"])
+def test_a_group_of_which_one_is_left_teaches_nothing(baseline):
+  episodes = [_episode(1.0, "a"), _episode(0.0, "a", failure="TimeoutError")]
+  assert np.isnan(batching.advantages(episodes, baseline)).all()
+
+
 def test_groups_without_variance_and_failures_are_left_out():
   episodes = [
     _episode(1.0, "all pass"),
@@ -55,7 +77,7 @@ def test_running_baseline_keeps_every_episode_that_did_not_fail():
 
 
 def test_an_unknown_baseline_names_the_known_ones():
-  with pytest.raises(ValueError, match="'mean'; known: .'group', 'running'"):
+  with pytest.raises(ValueError, match="'mean'.*known: .*'leave_one_out'"):
     batching.advantages([], "mean")
 
 
