@@ -60,36 +60,62 @@ def draw(
   stage: int,
   step: int,
   mix: np.ndarray | None,
-  domains: Sequence[stream.Domain],
+  domains: Sequence[str],
   *,
   sampler: str,
   n: int,
   seed: int,
 ) -> list[TaskSpec]:
-  """The n train tasks of one step; `mix` hands shares to other domains."""
+  """The n train tasks of one step: the stage's own, and old ones by `mix`."""
   own = stages[stage]
+  # A stage that comes back (interleaved) goes on where it left off.
+  before = sum(
+    s.steps - s.clone_steps for s in stages[:stage] if s.domains == own.domains
+  )
+  batch = stream.batches(
+    sampler,
+    demos.train_only(own.train),
+    n,
+    seed=seed,
+    steps=max(own.steps - own.clone_steps, 1),
+  )
+  specs = list(batch(before + step - own.clone_steps))
   if mix is None:
-    # A stage that comes back (interleaved) goes on where it left off.
-    before = sum(
-      s.steps - s.clone_steps
-      for s in stages[:stage]
-      if s.domains == own.domains
-    )
-    batch = stream.batches(
-      sampler,
-      demos.train_only(own.train),
-      n,
-      seed=seed,
-      steps=max(own.steps - own.clone_steps, 1),
-    )
-    return list(batch(before + step - own.clone_steps))
-  counts = np.floor(np.asarray(mix) * n + 0.5).astype(int)
-  pools = [d.splits["train"] for d in domains]
-  return [
-    pool[i]
-    for pool, k in zip(pools, counts, strict=True)
-    for i in rng.choice(len(pool), k, replace=k > len(pool))
-  ]
+    return specs
+  here = np.array([d in own.domains for d in domains])
+  old = np.where(here, 0.0, mix)
+  total = int(n * old.sum() + 1e-4)
+  if not total:
+    return specs
+  specs = specs[: int(np.ceil(n * np.sum(mix, where=here) - 1e-4))]
+  counts = apportion(rng, old, total)
+  for domain, count in zip(domains, counts, strict=True):
+    if count:
+      pool = _trained(stages[:stage], domain)
+      picked = rng.choice(len(pool), count, replace=count > len(pool))
+      specs += [pool[i] for i in picked]
+  return specs
+
+
+def _trained(earlier: Sequence[Stage], domain: str) -> tuple[TaskSpec, ...]:
+  """The tasks of a domain that these stages learned from."""
+  specs = [t for s in earlier for t in s.train if t.domain == domain]
+  return demos.train_only(dict.fromkeys(specs))
+
+
+def apportion(
+  rng: np.random.Generator, shares: np.ndarray, total: int
+) -> np.ndarray:
+  """`total` things by `shares`; what does not divide goes by lot.
+
+  Systematic sampling: each count is its share rounded down or up, and right
+  in expectation.
+  """
+  order, counts = rng.permutation(len(shares)), np.zeros(len(shares), int)
+  ends = np.cumsum(shares[order]) * (total / shares.sum())
+  ends = np.floor(np.round(ends, 6) + rng.random())
+  counts[order] = np.diff(ends, prepend=0.0)
+  return counts
 
 
 def play(

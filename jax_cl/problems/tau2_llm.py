@@ -139,7 +139,7 @@ class Tau2LLM:
     user = None if spec.solo else self._make_user()
     env = env_lib.Env(spec, user, seed=0, max_turns=o.max_turns)
     state = self._choices(spec)
-    return demos.run(spec, env, state, None)
+    return demos.run(spec, env, state)
 
   def _choices(self, spec: types.TaskSpec) -> actions.State:
     """What a demonstrator chooses from: the acts of the domain alone."""
@@ -173,7 +173,7 @@ class Tau2LLM:
     o = self.options
     rng = np.random.default_rng(seed)
     specs = _tau2.draw(
-      rng, self.stages, stage, step, mix, list(self._domains.values()),
+      rng, self.stages, stage, step, mix, self.domains,
       sampler=o.sampler, n=o.tasks_per_step, seed=o.seed,
     )  # fmt: skip
     job = lambda spec, info: conversations.Job(
