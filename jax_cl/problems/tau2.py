@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -139,7 +139,7 @@ class Tau2:
     specs = self._domains[domain].splits[split]
     if name == "confined_oracle":
       last = len(self.stages) - 1
-      done = [self._demonstrate(s, last, None)[0] for s in specs]
+      done = [self._demonstrate(s, last)[0] for s in specs]
     else:
       make = reference.make(name)
       done = [self._play(s, make()) for s in specs]
@@ -166,39 +166,40 @@ class Tau2:
 
     What the COMMUNICATE part misses is forgiven: the actions were right.
     """
-    featurizer = self.featurizer
-
-    def record(state, choice, index):
-      obs = featurizer.obs(state, choice)
-      return featurizer.decision(state, choice, obs, index, 0.0)
-
     specs = demos.train_only(self.stages[stage].train)
-    # a first pass without features collects the texts for one LLM call
-    states = [self._demonstrate(s, stage, None)[1] for s in specs]
-    texts = [t for s in states for t in s.all_texts]
-    featurizer.vectors(texts)
-    episodes = [self._demonstrate(s, stage, record)[0] for s in specs]
-    good = [
-      1.0
-      if all(v == 1 for k, v in e.verdict.parts.items() if k != "COMMUNICATE")
-      and e.verdict.parts
-      else np.nan
-      for e in episodes
-    ]
-    if specs and np.isnan(good).all():
+    done = [self._demonstrate(s, stage) for s in specs]
+    good = [(e, state) for e, state in done if _accepted(e)]
+    if specs and not good:
       raise ValueError(
         f"tau2 accepts none of the {len(specs)} demonstrations of "
         f"{self.stages[stage].name}: raise stream.max_turns "
         f"({self._max_turns}), or set stream.clone_steps to 0"
       )
+    # All texts are known before the first row, for one call of the LLM.
+    self.featurizer.vectors([t for _, s in good for t in s.all_texts])
+    episodes = [
+      dataclasses.replace(e, decisions=tuple(self._decisions(state)))
+      for e, state in good
+    ]
     rows = batching.rows(
-      episodes, good, self._place, self._task, featurizer.spec
+      episodes,
+      np.ones(len(episodes)),
+      self._place,
+      self._task,
+      self.featurizer.spec,
     )
     # Accepted is success: memories that keep successes keep these.
     return rows._replace(reward=np.ones_like(rows.reward))
 
-  def _demonstrate(self, spec: types.TaskSpec, stage: int, record):
-    state = actions.State(
+  def _decisions(self, tape: demos.Taped) -> Iterator[types.Decision]:
+    for state, choice, index in tape.again():
+      obs = self.featurizer.obs(state, choice)
+      yield self.featurizer.decision(state, choice, obs, index, 0.0)
+
+  def _demonstrate(
+    self, spec: types.TaskSpec, stage: int
+  ) -> tuple[types.Episode, demos.Taped]:
+    state = demos.Taped(
       self.space,
       self._allowed(spec, stage),
       spec.solo,
@@ -206,7 +207,7 @@ class Tau2:
     )
     user = None if spec.solo else self._make_user()
     env = env_lib.Env(spec, user, seed=0, max_turns=self._max_turns)
-    return demos.run(spec, env, state, record), state
+    return demos.run(spec, env, state), state
 
   def collect(self, params, frozen, stage, step, seed, mix=None):
     rng = np.random.default_rng(seed)
@@ -394,6 +395,12 @@ def _apportion(rng, shares: np.ndarray, total: int) -> np.ndarray:
   ends = np.floor(np.round(ends, 6) + rng.random())
   counts[order] = np.diff(ends, prepend=0.0)
   return counts
+
+
+def _accepted(e: types.Episode) -> bool:
+  """The actions were right, whatever of the COMMUNICATE part is missing."""
+  parts = {k: v for k, v in e.verdict.parts.items() if k != "COMMUNICATE"}
+  return bool(e.verdict.parts) and all(v == 1 for v in parts.values())
 
 
 def _cut(domain: stream.Domain, most: int | None) -> stream.Domain:

@@ -26,10 +26,9 @@ from jax_cl.tasks import (
   telecom_manual,
 )
 from jax_cl.tasks import env as env_lib
-from jax_cl.types import Decision, Episode, TaskSpec, Turn
+from jax_cl.types import Episode, TaskSpec, Turn
 
 Plan = Iterator[tuple[str, Mapping[str, Any]]]
-Record = Callable[[actions.State, actions.Choice, int], Decision]
 MAX_CLAUSES = 14  # times the user is asked for more
 MAX_STEPS = 24  # questions and look-ups before anything is done
 
@@ -85,19 +84,51 @@ def requires_write(spec: TaskSpec) -> bool:
   return any(kinds.get(a.name) == "write" for a in gold(spec))
 
 
+class Taped(actions.State):
+  """A state that can be gone through once more, without its environment."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self._new = lambda: actions.State(*args, **kwargs)
+    self._tape: list[tuple[Turn, ...] | int] = []
+    self._marked: set[int] = set()
+
+  def observe(self, turns: Iterable[Turn]) -> None:
+    turns = tuple(turns)
+    self._tape.append(turns)
+    super().observe(turns)
+
+  def choose(self, index: int) -> Turn | None:
+    self._tape.append(index)
+    return super().choose(index)
+
+  def mark(self) -> None:
+    """The choice that comes next will be told again."""
+    self._marked.add(len(self._tape))
+
+  def again(self) -> Iterator[tuple[actions.State, actions.Choice, int]]:
+    """The marked choices, each with the state it was made in."""
+    state = self._new()
+    for n, event in enumerate(self._tape):
+      if not isinstance(event, int):
+        state.observe(event)
+        continue
+      if n in self._marked:
+        yield state, state.choice(), event
+      state.choose(event)
+
+
 def run(
   spec: TaskSpec,
   env: env_lib.Env,
   state: actions.State,
-  record: Record | None = None,
 ) -> Episode:
   """One demonstration.
 
-  `record` makes the Decision of a choice before it is taken. The episode's
-  info holds "unexpressible": the actions no choice could make.
+  A `Taped` state keeps the choices worth cloning. The episode's info holds
+  "unexpressible": the actions no choice could make.
   """
   observe(env, state, env.reset())
-  decisions: list[Decision] = []
   missing: list[str] = []
   plan = PLANS.get(spec.domain, _generic)(spec, env, state)
   stuck = 0
@@ -112,9 +143,9 @@ def run(
       continue
     turn = None
     for index in path:
-      choice = state.choice()
-      if record is not None and not _contradicts(state, choice, index):
-        decisions.append(record(state, choice, index))
+      if isinstance(state, Taped):
+        if not _contradicts(state, state.choice(), index):
+          state.mark()
       turn = state.choose(index)
     assert turn is not None, (name, arguments)
     observe(env, state, env.step(turn))
@@ -122,10 +153,8 @@ def run(
       break
   info = {"unexpressible": tuple(missing), "demonstration": True}
   if not env.done:  # a plan that ends too early is data, not a crash
-    return Episode(
-      spec, env.turns, _unfinished(), "max_steps", tuple(decisions), info
-    )
-  return env.episode(decisions, info)
+    return Episode(spec, env.turns, _unfinished(), "max_steps", (), info)
+  return env.episode((), info)
 
 
 def _contradicts(state, choice: actions.Choice, index: int) -> bool:
@@ -300,11 +329,21 @@ def _known(state: actions.State, action: Any) -> bool:
   return key in state.seen.by_type.get("product", {})
 
 
-def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
-  yield from _identify(state)
+def approach(domain: str, state: actions.State) -> Plan:
+  """Who calls, what is on file, and what they say: it needs no gold."""
+  if domain == "retail":
+    yield from _identify(state)
+  elif not state.seen.of("user"):
+    yield _say("ask:user_id")
   yield from _each(state, "user", "get_user_details", "user_id")
   yield from _each(state, "order", "get_order_details", "order_id")
+  tool = "get_reservation_details"
+  yield from _each(state, "reservation", tool, "reservation_id")
   yield from _hear_out(state)
+
+
+def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
+  yield from approach(spec.domain, state)
   yield from _prepare(state)
   yield from _open_products(spec, state)
   if _asks_of_products(spec):
@@ -361,12 +400,7 @@ def _open_products(spec: TaskSpec, state: actions.State) -> Plan:
 
 
 def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
-  if not state.seen.of("user"):
-    yield _say("ask:user_id")
-  yield from _each(state, "user", "get_user_details", "user_id")
-  tool = "get_reservation_details"
-  yield from _each(state, "reservation", tool, "reservation_id")
-  yield from _hear_out(state)
+  yield from approach(spec.domain, state)
   yield from _prepare(state)
   yield from _search(spec, state)
   yield from _settle(spec, env, state)

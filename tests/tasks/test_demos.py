@@ -32,3 +32,19 @@ def test_telecom_ceiling():
     episode = demos.run(spec, env, actions.State(space))
     assert episode.reward == 1.0
     assert episode.info["unexpressible"] == ()
+
+
+def test_a_tape_tells_the_same_choices_again():
+  domain = stream.load("airline")
+  space = actions.ActSpace([domain], {"airline": demos.vocabulary(domain)})
+  spec = domain.splits["train"][0]
+  env = env_lib.Env(spec, users.make("scripted")(), seed=0)
+  tape = demos.Taped(space)
+  demos.run(spec, env, tape)
+  told = list(tape.again())
+  state = told[-1][0]
+  assert len(told) > 4 and all(c.mask[i] for _, c, i in told)
+  assert state is not tape and state.history[0] == tape.history[0]
+  names = [c.options[i].name for _, c, i in told if c.slot is None]
+  done = [name for name, _ in tape.history]
+  assert [n for n in done if n in names] == names  # in order, none added
