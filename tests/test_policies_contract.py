@@ -10,7 +10,7 @@ import pytest
 from peers import padded, random, relative, transformers_model
 
 from jax_cl import policies, tree
-from jax_cl.policies import base, hub, lora, rope
+from jax_cl.policies import base, hub, lora, rope, slots
 
 # Sizes that all differ, so that no axis passes for another.
 SMALL = {
@@ -109,26 +109,42 @@ def test_packed_rows_equal_padded_rows(name):
   np.testing.assert_allclose(packed[0, :-1], jnp.concatenate(rows), atol=2e-5)
 
 
-@every_family
-@pytest.mark.parametrize("stacked", [True, False])
-def test_decode_equals_prefill_at_every_position(name, stacked):
-  policy, params, hidden = made(name)
-  params = params if stacked else base.unstack(params)
-  cache = policy.init_cache(len(ROWS), 10)
-  # Ragged chunks: what is padding in one is overwritten by the next.
-  chunks = [[row[a:b] for row in ROWS] for a, b in [(0, 2), (2, 3), (3, 9)]]
-  got = [[] for _ in ROWS]
-  done = jnp.zeros((len(ROWS), 1), jnp.int32)
-  for chunk in chunks:
+def decoded(name, params, cache, rows, start=0):
+  """Rows in ragged chunks: what is padding in one, the next overwrites."""
+  hidden = made(name)[2]
+  got = [[] for _ in rows]
+  done = jnp.full((len(rows), 1), start, jnp.int32)
+  for a, b in [(0, 2), (2, 3), (3, 9)]:
+    chunk = [row[a:b] for row in rows]
     tokens, positions, segments = padded(chunk, 4)
     x, cache = hidden(params, tokens, positions + done, segments, cache)
     done += segments.sum(1, keepdims=True)
     for i, row in enumerate(chunk):
       got[i].append(x[i, : len(row)])
-  np.testing.assert_array_equal(cache.length, [len(r) for r in ROWS])
+  np.testing.assert_array_equal(cache.length, [len(r) for r in rows])
+  return [jnp.concatenate(x) for x in got]
+
+
+@every_family
+def test_decode_equals_prefill_at_every_position(name):
+  policy, params, _ = made(name)
+  got = decoded(name, params, policy.init_cache(len(ROWS), 10), ROWS)
+  for i, row in enumerate(ROWS):
+    np.testing.assert_allclose(got[i], states(name)[i, : len(row)], atol=2e-5)
+
+
+@every_family
+def test_slots_behind_a_shared_prefix_equal_whole_rows(name):
+  policy, params, hidden = made(name)
+  apart, common = base.unstack(params), [3, 1, 4, 1, 5, 9]
+  cache = slots.init(policy.config, 1, 8)
+  _, cache = hidden(apart, *padded([common], 6), cache)
+  cache = slots.init(policy.config, len(ROWS), 10, slots.prefix_of(cache))
+  got = decoded(name, apart, cache, ROWS, start=len(common))
+  whole, _ = hidden(params, *padded([common + row for row in ROWS], 16))
   for i, row in enumerate(ROWS):
     np.testing.assert_allclose(
-      jnp.concatenate(got[i]), states(name)[i, : len(row)], atol=2e-5
+      got[i], whole[i, len(common) : len(common) + len(row)], atol=2e-5
     )
 
 
