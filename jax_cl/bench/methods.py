@@ -131,6 +131,7 @@ def _method(name: str, options: Mapping[str, Any], size: int) -> base.Method:
       "train": {"batch_size": size},
       "optim": {"lr": 1e-3},
       "stream": {},
+      "eval": {"val_trials": 1},
     }
   )
   config.cl.args[name].update(options)
@@ -172,7 +173,7 @@ def _scorer(
 def _smollm2_lora(size=8, length=8, rank=8) -> Shape:
   model = llama.make("smollm2-135m", lora_rank=rank)
   agent = llm.make(
-    model=model, load=model.init, length=length, trains=lora.LEAVES, top_k=16
+    model=model, load=model.init, length=length, trains=lora.LEAVES
   )
 
   def batch(rng, domain):
