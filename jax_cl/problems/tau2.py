@@ -19,11 +19,21 @@ import numpy as np
 
 from jax_cl import batching, metrics, names, rollouts, types
 from jax_cl.agents import embed, features, scorer
-from jax_cl.tasks import actions, demos, protocol, reference, stream, users
+from jax_cl.tasks import (
+  actions,
+  demos,
+  protocol,
+  reference,
+  rules,
+  stream,
+  users,
+)
 from jax_cl.tasks import env as env_lib
 
 TOOLS = ("domain", "seen", "all")
-REFERENCES = ("do_nothing", "always_transfer", "oracle", "confined_oracle")
+REFERENCES = (
+  "do_nothing", "always_transfer", "rules_alone", "oracle", "confined_oracle",
+)  # fmt: skip
 
 
 class Tau2:
@@ -47,6 +57,7 @@ class Tau2:
     tasks_per_step: int,
     group: int,
     baseline: str,
+    explore: float,
     greedy: bool,
     slots: int,
     max_turns: int,
@@ -69,6 +80,7 @@ class Tau2:
     self._task = {(s.domain, s.task_id): i for i, s in enumerate(specs)}
     self.seed, self.batch_size = seed, batch_size
     self._tools, self._baseline = tools, baseline
+    self._explore = explore
     self._sampler = sampler
     self._tasks_per_step, self._group = tasks_per_step, group
     self._slots, self._max_turns, self._greedy = slots, max_turns, greedy
@@ -77,6 +89,7 @@ class Tau2:
     self._make_user = users.make(**user)
     vocabularies = {d.name: demos.vocabulary(d) for d in domains}
     self.space = actions.ActSpace(domains, vocabularies, reading)
+    self._rules_space = actions.ActSpace(domains, vocabularies, True)
     self.embedder = embed.make(**embedder)
     reference = [text for d in domains for text in actions.sentences(d.policy)]
     self.featurizer = features.Featurizer(
@@ -107,7 +120,8 @@ class Tau2:
 
     `confined_oracle` performs the gold actions as far as the agent's own
     choices can express them: no learner of this action space scores more,
-    except by luck.
+    except by luck. `rules_alone` takes every hint of the hand-written rules
+    and learns nothing: what a learner with `reading` adds is beyond it.
     """
     out: dict[str, Any] = {
       "curriculum": self._curriculum,
@@ -140,10 +154,21 @@ class Tau2:
     if name == "confined_oracle":
       last = len(self.stages) - 1
       done = [self._demonstrate(s, last)[0] for s in specs]
+    elif name == "rules_alone":
+      done = [self._by_rules(s) for s in specs]
     else:
       make = reference.make(name)
       done = [self._play(s, make()) for s in specs]
     return float(np.mean([e.reward for e in done]))
+
+  def _by_rules(self, spec: types.TaskSpec) -> types.Episode:
+    allowed = self._allowed(spec, len(self.stages) - 1)
+    state = actions.State(
+      self._rules_space, allowed, spec.solo, self._domains[spec.domain].today
+    )
+    user = None if spec.solo else self._make_user()
+    env = env_lib.Env(spec, user, seed=0, max_turns=self._max_turns)
+    return rules.run(spec, env, state)
 
   def _play(self, spec: types.TaskSpec, policy) -> types.Episode:
     user = None if spec.solo else self._make_user()
@@ -222,7 +247,9 @@ class Tau2:
       for g, spec in enumerate(specs)
       for k in range(self._group)
     ]
-    return self._run(params, frozen, jobs, greedy=False, record=True)
+    return self._run(
+      params, frozen, jobs, greedy=False, record=True, temperature=self._explore
+    )
 
   def _draw(self, rng, stage: int, step: int, mix) -> list[types.TaskSpec]:
     """The train tasks of one step: the stage's own, and old ones by `mix`."""
@@ -319,7 +346,7 @@ class Tau2:
     done = self._run(params, frozen, jobs, greedy=self._greedy, record=False)
     return [self._counted(e) for e in done]
 
-  def _run(self, params, frozen, jobs, greedy, record):
+  def _run(self, params, frozen, jobs, greedy, record, temperature=1.0):
     return rollouts.run(
       self._act,
       params,
@@ -331,6 +358,7 @@ class Tau2:
       record=record,
       slots=self._slots,
       max_turns=self._max_turns,
+      temperature=temperature,
     )
 
   def _allowed(self, spec: types.TaskSpec, stage: int) -> frozenset[str]:
@@ -427,6 +455,7 @@ def make(
   tasks_per_step: int = 8,
   group: int = 4,
   baseline: str = "group",
+  explore: float = 1.0,
   greedy: bool = True,
   embedder: str = "hashed",
   embedder_args: Mapping[str, Any] | None = None,
@@ -457,6 +486,9 @@ def make(
     tasks_per_step, group: tasks rolled out for one policy-gradient update, and
       episodes of each.
     baseline: see `batching.advantages`.
+    explore: temperature of the draws at collection. A policy that has cloned
+      decides almost surely (.05 nats a decision), so that at 1 nearly all
+      groups earn equal rewards and teach nothing.
     greedy: evaluation takes the most probable option; else it samples.
     embedder, embedder_args: see `agents.embed.make`.
     features: see `agents.features.Featurizer`.
@@ -478,6 +510,8 @@ def make(
   ):  # fmt: skip
     if value < 1:
       raise ValueError(f"stream.{name} is {value}; it must be 1 or more")
+  if not explore > 0:
+    raise ValueError(f"stream.explore is {explore}; it must be above 0")
   if clone_steps < 0 or pg_steps < 0 or clone_steps + pg_steps < 1:
     raise ValueError(
       f"stream.clone_steps {clone_steps} and stream.pg_steps {pg_steps}: "
@@ -512,6 +546,7 @@ def make(
     tasks_per_step=tasks_per_step,
     group=group,
     baseline=baseline,
+    explore=explore,
     greedy=greedy,
     slots=slots,
     max_turns=max_turns,

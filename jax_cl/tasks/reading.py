@@ -60,6 +60,7 @@ UP = re.compile(r"\b(max\w*|most|bigg\w+|larg\w+er|larger|high\w*|longer|more"
 DOWN = re.compile(r"\b(min\w*|small\w*er|smaller|low\w*|short\w*|less|fewest"
                   r"|fewer|lighter|slower|easi\w+|earlier)\b")  # fmt: skip
 EXTREME = re.compile(r"\b(max\w*|min\w*|most|\w+est|least)\b")
+SLIP = re.compile(r"\bby (mistake|accident)|accidental|mistaken")
 UNITS = {
   "ft": ("foot", "feet"), "l": ("liter", "liters"), "inch": ("inches", "in"),
   "lbs": ("pounds",), "ml": ("milliliters",),
