@@ -172,6 +172,23 @@ def test_adapters_as_peft_writes_them(tmp_path):
     hub.write_adapter(tmp_path, config, kept)
 
 
+def test_peft_computes_the_same(tmp_path):
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  peft = pytest.importorskip("peft")
+  config, params = made("llama", lora_rank=2, lora_alpha=6.0)
+  kept, _ = tree.split(params, tree.select(params, r"(?!.*lora_).*"))
+  hub.write(tmp_path / "base", config, kept)
+  hub.write_adapter(tmp_path / "adapter", config, params)
+  model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+  model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+  tokens = np.random.default_rng(0).integers(99, size=(1, 12), dtype=np.int32)
+  theirs = model(torch.tensor(tokens, dtype=torch.long)).logits
+  policy = policies.family("llama").make(config)
+  ours = bench.our_logits(policy, params, tokens)
+  assert relative(ours, theirs.detach().numpy()) < 1e-4
+
+
 def test_a_config_that_its_family_cannot_say_is_refused(tmp_path):
   config, params = made("qwen2", qk_norm=True)
   with pytest.raises(ValueError, match="qwen2 folder cannot say all of"):
