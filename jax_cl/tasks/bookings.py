@@ -32,9 +32,9 @@ _BAGS = re.compile(
   r" (?:more |extra |additional )?(?:checked[ -])?"
   r"(?:in )?(?:bag|suitcase|baggage|luggage)"
 )
+_CABINS = r"\b(basic economy|economy|business)\b"
 _CABIN = re.compile(
-  r"\b(?:upgrad\w+|downgrad\w+|chang\w+|switch\w*|modify)\b[^.;?\n]*?"
-  r"\b(basic economy|economy|business)\b"
+  r"\b(?:upgrad\w+|downgrad\w+|chang\w+|switch\w*|modify)\b[^.;?\n]*?" + _CABINS
 )
 _MOVE = re.compile(
   r"\b(chang\w+|push\w*|mov(?:e|ing)|delay|reschedul\w+|modify)\b[^.;?\n]*"
@@ -118,6 +118,8 @@ def meant(text: str, trips: Sequence[Trip], verbs: str) -> list[Trip]:
     if numbers & {f["flight_number"].lower() for f in t["flights"]}
   ]:  # fmt: skip
     return found
+  if found := _on_day_or_way(text, trips):
+    return found
   if re.search(r"\b(most recent|last|latest|recent) (reserv|flight|trip|book)",
                text):  # fmt: skip
     return [max(trips, key=lambda t: t.get("created_at", ""))]
@@ -147,6 +149,25 @@ def _on_route(text: str, t: Trip) -> bool:
       if re.search(rf"\b{a}\b(?:'s)?[^.]{{0,25}}\b(?:to|and|-)\s+{b}\b", text):
         return True
   return False
+
+
+def _on_day_or_way(text: str, trips: Sequence[Trip]) -> list[Trip]:
+  """The only trip to a place, or on a day, that was named."""
+  there = [
+    t for t in trips for b in _says(t["destination"])
+    if re.search(rf"\b(?:flight|trip|fly|flying|going) to {b}\b", text)
+  ]  # fmt: skip
+  named = re.findall(r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b", text)
+  days = {f"{int(m):02d}" for m in named}
+  then = [
+    t for t in there or trips
+    if any(f["date"][5:7] == "05" and f["date"][8:] in days
+           for f in t["flights"])
+  ]  # fmt: skip
+  for found in (then, there):
+    if len(found) == 1:
+      return found
+  return []
 
 
 def _says(airport: str) -> tuple[str, ...]:
@@ -329,20 +350,30 @@ def _with(swap, state, text: str, trips) -> list[Trip]:
 
 def _changes(state, text: str, trips) -> Iterator[Wanted | None]:
   """Another cabin, other flights, or both in one call."""
-  cabin = _CABIN.search(text)
+  cabin = _new_cabin(text)
   moves = _moves(text)
   if not cabin and not moves:
     return
   verbs = "change|upgrade|downgrade|modify|push|move|delay|switch|reschedule"
   for t in meant(text, trips, verbs)[:1]:
     t = state.seen.first[t["reservation_id"]]
-    new = cabin.group(1).replace(" ", "_") if cabin else t["cabin"]
+    new = cabin or t["cabin"]
     if flown(t) or (moves and t["cabin"] == "basic_economy"):
       yield None
     elif moves:
       yield from _within(text, t, _reroute(state, text, t, new), state)
     elif new != t["cabin"]:
       yield _recabin(state, text, t, new)
+
+
+def _new_cabin(text: str) -> str:
+  """ "From economy to business" is business; "" where none is named."""
+  m = _CABIN.search(text)
+  if not m:
+    return ""
+  clause = re.split(r"[.;?\n]", text[m.start() :])[0]
+  goal = re.search(r"\b(?:to|into|in) (?:a |the |full )?" + _CABINS, clause)
+  return (goal or m).group(1).replace(" ", "_")
 
 
 def _within(text: str, t: Trip, calls, state) -> Iterator[Wanted | None]:

@@ -265,3 +265,23 @@ def test_a_price_is_split_in_order():
     {"payment_id": "gift_card_3", "amount": 20},
     {"payment_id": "credit_card_4", "amount": 30},
   ]
+
+
+@pytest.mark.parametrize(
+  "said",
+  ["my flight to Seattle", "my trip to SEA", "the flight on May 20",
+   "the trip from New York to Seattle", "my flight HAT001", "ABC123"],
+)  # fmt: skip
+def test_the_reservation_that_is_meant(space, said):
+  other = trip("DEF456", date="2024-05-27", destination="MIA", origin="SFO")
+  other["flights"][0].update(flight_number="HAT009")
+  text = f"please cancel {said}.\n".lower()
+  found = bookings.meant(text, [other, trip()], "cancel")
+  assert [t["reservation_id"] for t in found] == ["ABC123"]
+  assert bookings.meant("please cancel my flight.\n", [other, trip()], "") == []
+
+
+def test_from_one_cabin_to_another(space):
+  said = "I want to change my cabin from economy to business."
+  (wanted,) = bookings.plan(state_of(space, said, trip())).wanted
+  assert wanted.values["cabin"] == "business"
