@@ -410,12 +410,16 @@ def _moves(text: str) -> bool:
 
 
 def _call(t: Trip, cabin: str, flights, look=None) -> Wanted:
-  legs = [
+  values = {"reservation_id": t["reservation_id"], "cabin": cabin,
+            "flights": _numbers(flights)}  # fmt: skip
+  return Wanted("update_reservation_flights", values, look)
+
+
+def _numbers(flights) -> list[dict[str, str]]:
+  """Flights as the tools take them."""
+  return [
     {"flight_number": f["flight_number"], "date": f["date"]} for f in flights
   ]
-  values = {"reservation_id": t["reservation_id"], "cabin": cabin,
-            "flights": legs}  # fmt: skip
-  return Wanted("update_reservation_flights", values, look)
 
 
 def _recabin(state, text: str, t: Trip, cabin: str) -> Wanted | None:
@@ -437,6 +441,17 @@ def _recabin(state, text: str, t: Trip, cabin: str) -> Wanted | None:
   return _call(t, cabin, t["flights"])
 
 
+def _offers(state, tools, where: Mapping[str, Any]):
+  """(the first search that was not made, else None; what was found)."""
+  for tool in tools:
+    if not _searched(state, tool, where):
+      return (tool, where), []
+  key = entities.key_of(dict(where))
+  return None, [
+    x for tool in tools for x in state.seen.searches.get((tool, key), ())
+  ]  # fmt: skip
+
+
 def _searched(state, tool: str, where: Mapping[str, Any]) -> bool:
   return (tool, entities.key_of(dict(where))) in state.history
 
@@ -453,15 +468,10 @@ def _reroute(state, text: str, t: Trip, cabin: str) -> Iterator[Wanted | None]:
     origin, end = part[0]["origin"], part[-1]["destination"]
     where = {"origin": origin, "destination": end, "date": date}
     direct = re.search(r"\b(nonstop|non-stop|direct flight)", text)
-    tools = ("search_direct_flight",) if direct else SEARCHES
-    for tool in tools:
-      if not _searched(state, tool, where):
-        yield _call(t, cabin, [*out, *back], (tool, where))
-        return
-    offers = [
-      x for tool in tools
-      for x in state.seen.searches.get((tool, entities.key_of(where)), ())
-    ]  # fmt: skip
+    look, offers = _offers(state, SEARCHES[: 1 if direct else 2], where)
+    if look:
+      yield _call(t, cabin, [*out, *back], look)
+      return
     best = choose(offers, text, cabin, ledger.seats(t))
     if best is None:
       yield None
@@ -520,58 +530,66 @@ _BOOK = re.compile(r"\b(?:want|like|need|trying|looking) to (?:fly|book)\b")
 
 
 def _books(state, text: str, trips) -> Iterator[Wanted | None]:
-  """A new booking: one cabin, passengers with birthdays, shares of its price.
-
-  The caller flies too. Flights are those of `choose`, there and back.
-  """
+  """A new booking, there and back, by the flights of `choose`."""
   users = [r for r in state.seen.records.values() if "payment_methods" in r]
-  said = _BOOK.search(text)
-  where = _route(text[said.start() :]) if said else None
-  dates = [e.value for e in state.seen.of("date") if e.source == "user"]
-  if not where or not dates or not users:
+  ways = _journey(state, text)
+  if not ways or not users:
     return
-  user, people = users[0], _travellers(state, users[0])
-  cabin = re.search(r"\b(basic economy|economy|business)\b", text)
+  people = _travellers(state, users[0])
+  cabin = re.search(_CABINS, text)
   cabin = cabin.group(1).replace(" ", "_") if cabin else "economy"
-  round_trip = bool(re.search(r"\bround[- ]trip\b", text)) and len(dates) > 1
   flights = []
-  for way, date in ((where, dates[0]), (where[::-1], dates[-1]))[
-    : 1 + round_trip
-  ]:
-    look = {"origin": way[0], "destination": way[1], "date": date}
-    for tool in SEARCHES:
-      if not _searched(state, tool, look):
-        yield Wanted("book_reservation", {}, (tool, look))
-        return
-    offers = [
-      x for tool in SEARCHES
-      for x in state.seen.searches.get((tool, entities.key_of(look)), ())
-    ]  # fmt: skip
+  for where in ways:
+    look, offers = _offers(state, SEARCHES, where)
+    if look:
+      yield Wanted("book_reservation", {}, look)
+      return
     best = choose(offers, text, cabin, len(people))
     if best is None:
       yield None
       return
     flights += best
-  bags = re.search(r"\b(\d|no|one|two|three|four) (?:checked )?"
-                   r"(?:bag|suitcase|baggage|luggage)", text)  # fmt: skip
-  n = _number(bags.group(1)) if bags else 0
-  free = ledger.free_bags(user.get("membership", ""), cabin, len(people))
+  values = {
+    "origin": ways[0]["origin"], "destination": ways[0]["destination"],
+    "flight_type": "round_trip" if len(ways) > 1 else "one_way",
+    "cabin": cabin, "flights": _numbers(flights), "passengers": people,
+    **_extras(text, users[0], cabin, flights, len(people)),
+  }  # fmt: skip
+  yield Wanted("book_reservation", values)
+
+
+def _journey(state, text: str) -> list[dict[str, str]]:
+  """Arguments of a search for each way to be flown."""
+  said = _BOOK.search(text)
+  route = _route(text[said.start() :]) if said else None
+  dates = [e.value for e in state.seen.of("date")
+           if e.source == "user" and e.value >= NOW[:10]]  # fmt: skip
+  if not route or not dates:
+    return []
+  back = bool(re.search(r"\bround[- ]trip\b", text)) and len(dates) > 1
+  ways = [(*route, dates[0]), (*route[::-1], dates[-1])][: 1 + back]
+  return [
+    {"origin": a, "destination": b, "date": day} for a, b, day in ways
+  ]  # fmt: skip
+
+
+def _extras(
+  text: str, user: Mapping[str, Any], cabin: str, flights, n: int
+) -> dict[str, Any]:
+  """Bags beyond the allowance, insurance, and shares of the whole price."""
+  m = re.search(r"\b(\d|no|one|two|three|four) (?:checked )?"
+                r"(?:bag|suitcase|baggage|luggage)", text)  # fmt: skip
+  bags = _number(m.group(1)) if m else 0
+  paid = max(bags - ledger.free_bags(user.get("membership", ""), cabin, n), 0)
   insured = bool(re.search(r"(?<!not )\b(want|buy|add|need) (the )?(travel )?"
                            r"insurance", text))  # fmt: skip
-  price = len(people) * (
-    sum(f["prices"][cabin] for f in flights) + ledger.INSURANCE_FEE * insured
-  ) + ledger.BAG_FEE * max(n - free, 0)
-  yield Wanted("book_reservation", {
-    "user_id": user["user_id"], "origin": where[0], "destination": where[1],
-    "flight_type": "round_trip" if round_trip else "one_way", "cabin": cabin,
-    "flights": [
-      {"flight_number": f["flight_number"], "date": f["date"]} for f in flights
-    ],
-    "passengers": people, "total_baggages": n,
-    "nonfree_baggages": max(n - free, 0),
-    "insurance": "yes" if insured else "no",
+  fare = sum(f["prices"][cabin] for f in flights)
+  price = n * (fare + ledger.INSURANCE_FEE * insured) + ledger.BAG_FEE * paid
+  return {
+    "user_id": user["user_id"], "total_baggages": bags,
+    "nonfree_baggages": paid, "insurance": "yes" if insured else "no",
     "payment_methods": _shares(text, user, price),
-  })  # fmt: skip
+  }  # fmt: skip
 
 
 def _route(text: str) -> tuple[str, str] | None:
