@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jax_cl import types
-from jax_cl.methods import replay
+from jax_cl.methods import _replay
 from jax_cl.methods.base import Method
 from jax_cl.types import Batch, Objective
 
@@ -27,15 +25,10 @@ def method(inner: Inner, kept: Method) -> Method:
   """`kept` is a `replay`: its memory, with the outer gradient for its own."""
 
   def grads(obj: Objective, cl, p, batch: Batch, mem, stage, key):
-    k_inner, k_outer, k_join = jax.random.split(key, 3)
+    k_inner, k_outer = jax.random.split(key)
     rows = batch
     if kept.capacity:
-      old = jax.tree.map(lambda x: x[0], mem.rows)
-      old = old._replace(
-        adv=jnp.ones_like(old.adv),
-        logp_old=jnp.full_like(old.logp_old, types.CLONED),
-      )
-      rows = replay.append(batch, old, k_join)
+      rows = _replay.append(batch, _replay.cloned(_replay.rows(mem)), None)
 
     def outer(p):
       p, g = inner(obj, p, batch, k_inner)
