@@ -309,10 +309,10 @@ class _Tensors:
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
     self._files: dict[str, Any] = {}
-    if (folder / INDEX).exists():
-      self._where = dict(_json(folder / INDEX)["weight_map"])
-    elif (folder / SINGLE).exists():
+    if (folder / SINGLE).exists():  # where both are, transformers takes it too
       self._where = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+    elif (folder / INDEX).exists():
+      self._where = dict(_json(folder / INDEX)["weight_map"])
     else:
       raise ValueError(
         f"{folder}: neither {SINGLE} nor {INDEX}; other formats are not read"

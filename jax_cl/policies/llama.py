@@ -124,10 +124,9 @@ GGUF_MAP = base.with_biases(
 )
 # llama.cpp rotates neighbouring channels, so its converter interleaves the two
 # halves of each head in the rows of these.
-GGUF_INTERLEAVED = {
-  "layers/attn/q/kernel": "heads",
-  "layers/attn/k/kernel": "kv_heads",
-}
+GGUF_INTERLEAVED = base.with_biases(
+  {"layers/attn/q/kernel": "heads", "layers/attn/k/kernel": "kv_heads"}
+)
 
 AXES = {
   "embed/embedding": ("vocab", "width"),

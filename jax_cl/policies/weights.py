@@ -54,6 +54,9 @@ SOURCES = {
 }
 
 
+TINY = "tiny"  # the family whose weights nobody publishes
+
+
 class NotFetched(ValueError):
   """The file is not here and could not be brought here."""
 
@@ -295,7 +298,7 @@ def from_gguf(
 
 def _halves(w: np.ndarray, heads: int) -> np.ndarray:
   """Rows of each head from pairs (i, i + C/2) side by side to two halves."""
-  pairs = w.reshape(heads, -1, 2, w.shape[1])
+  pairs = w.reshape(heads, -1, 2, *w.shape[1:])
   return pairs.swapaxes(1, 2).reshape(w.shape)
 
 
@@ -326,8 +329,9 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     return _from_the_hub(str(name))
   raise ValueError(
     f"no folder or file {name!s}, and not a name of weights"
-    f"{names.nearest(str(name), SOURCES)}; known: {', '.join(SOURCES)}, a hub"
-    " id (Qwen/Qwen2.5-0.5B-Instruct), a hub folder or a GGUF file"
+    f"{names.nearest(str(name), (*SOURCES, TINY))}; known:"
+    f" {', '.join((*SOURCES, TINY))}, a hub id (Qwen/Qwen2.5-0.5B-Instruct), a"
+    " hub folder or a GGUF file"
   )
 
 
@@ -347,9 +351,6 @@ def _from_the_hub(name: str) -> pathlib.Path:
       f" `hf download {name} --local-dir FOLDER` where there is one, bring the"
       " folder here, and give its path in place of the name"
     ) from e
-
-
-TINY = "tiny"
 
 
 def _new(policy: base.Policy, layers, param_dtype, shardings):

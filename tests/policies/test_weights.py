@@ -1,5 +1,6 @@
 """GGUF files, whole and damaged; the tokenizer; the model's own file."""
 
+import dataclasses
 import pathlib
 import shutil
 import subprocess
@@ -8,7 +9,9 @@ import gguf
 import jax
 import numpy as np
 import pytest
+from peers import random
 
+from jax_cl import policies
 from jax_cl.policies import hub, llama, weights
 
 BYTES = [chr(i) for i in range(33, 127)] + ["Ġ", "Ċ"]  # GPT-2's byte letters
@@ -16,14 +19,10 @@ MERGES = ["Ġ c", "a t", "Ġc at"]
 TOKENS = ["<|end|>", *BYTES, *(m.replace(" ", "") for m in MERGES)]
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-  """A whole small model as llama.cpp's converter writes it, and its params."""
-  path = tmp_path_factory.mktemp("gguf") / "small.gguf"
-  policy = llama.make("tiny", vocab=len(TOKENS), context=77)
-  params = jax.jit(policy.init)(jax.random.key(0))
+def write(path, policy, params):
+  """A whole small model as llama.cpp's converter writes it."""
   c = policy.config
-  w = gguf.GGUFWriter(path, "llama")
+  w = gguf.GGUFWriter(path, c.family)
   w.add_block_count(c.layers)
   w.add_embedding_length(c.width)
   w.add_head_count(c.heads)
@@ -38,18 +37,27 @@ def file(tmp_path_factory):
   w.add_token_list(TOKENS)
   w.add_token_types([3] + [1] * (len(TOKENS) - 1))
   w.add_token_merges(MERGES)
-  for name, x in hub.to_hub(params, llama.GGUF_MAP).items():
+  gguf_map = policies.family(c.family).GGUF_MAP
+  for name, x in hub.to_hub(params, gguf_map).items():
     x = np.ascontiguousarray(x)
-    for part, heads in (("attn_q", c.heads), ("attn_k", c.kv_heads)):
-      if part in name:  # llama.cpp's LlamaModel.permute
-        halves = x.reshape(heads, 2, -1, x.shape[1])
+    for part, heads in (("attn_q.", c.heads), ("attn_k.", c.kv_heads)):
+      if part in name and c.family == "llama":  # LlamaModel.permute
+        halves = x.reshape(heads, 2, -1, *x.shape[1:])
         x = halves.swapaxes(1, 2).reshape(x.shape)
     w.add_tensor(name, x)
   w.write_header_to_file()
   w.write_kv_data_to_file()
   w.write_tensors_to_file()
   w.close()
-  return path, policy.config, params
+  return path, c, params
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+  policy = llama.make("tiny", vocab=len(TOKENS), context=77)
+  params = random(jax.eval_shape(policy.init, jax.random.key(0)))
+  path = tmp_path_factory.mktemp("gguf") / "small.gguf"
+  return write(path, policy, params)
 
 
 def test_a_written_model_is_read_back(file):
@@ -57,6 +65,37 @@ def test_a_written_model_is_read_back(file):
   got_config, got = weights.from_gguf(path)
   assert got_config == config
   jax.tree.map(np.testing.assert_array_equal, got, params)
+
+
+@pytest.mark.parametrize(
+  "form",
+  [
+    {"family": "llama", "qkv_bias": True, "o_bias": True, "mlp_bias": True},
+    {"family": "qwen2", "qkv_bias": True, "tied": False},
+    {"family": "qwen3", "qk_norm": True},
+  ],
+  ids=lambda form: form["family"],
+)
+def test_other_families_are_read_back(tmp_path, form):
+  tiny = llama.VARIANTS["tiny"]
+  config = dataclasses.replace(tiny, vocab=len(TOKENS), **form)
+  policy = policies.family(config.family).make(config)
+  params = random(jax.eval_shape(policy.init, jax.random.key(0)))
+  path, config, params = write(tmp_path / "a.gguf", policy, params)
+  loaded, got = weights.load(path, dtype="bfloat16")
+  assert loaded.config == dataclasses.replace(config, dtype="bfloat16")
+  jax.tree.map(np.testing.assert_array_equal, got, params)
+
+
+def test_scaled_rope_is_refused_not_ignored(tmp_path):
+  w = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+  w.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
+  w.write_header_to_file()
+  w.write_kv_data_to_file()
+  w.write_tensors_to_file()
+  w.close()
+  with pytest.raises(ValueError, match="scaled RoPE is not read.*safetensors"):
+    weights.load(tmp_path / "a.gguf")
 
 
 def test_the_first_layers_alone(file):
