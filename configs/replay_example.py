@@ -9,6 +9,11 @@
 on val; `compare` runs every strategy beside plain training, three seeds each;
 `custom` replays what `hard_and_rare` below selects. Forty rows a domain are
 remembered. The same `cl` section works on any config.
+
+One CPU core; fifteen seconds a run, two minutes for `compare`. Measured with
+seed 0: average_performance .825 (basic), .827 (adaptive), .809 (custom). Over
+seeds 0 to 2: .63 without replay, .81 to .85 with any strategy but recent (.76),
+whose ten newest rows a domain are too few; the others are too near to rank.
 """
 
 import jax
