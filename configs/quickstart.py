@@ -28,6 +28,7 @@ def get_config():
     "tasks_per_step": 8,
     "group": 4,
     "baseline": "group",  # or "running"
+    "explore": 1.0,  # temperature of the draws that the gradient learns from
     "greedy": True,  # at evaluation
     "embedder": "smollm2",  # or "hashed"
     "features": {},

@@ -89,12 +89,15 @@ def run(
   record: bool,
   slots: int = 32,
   max_turns: int = 200,
+  temperature: float = 1.0,
 ) -> list[Episode]:
   """Runs every job, `slots` at a time; one that ends makes room for the next.
 
   Args:
     act: jitted `Agent.act` with `greedy` static.
     record: keep decisions (training); evaluation has no use for them.
+    temperature: of the draws, times the agent's own. A row remembers it
+      (`heat`), so that it is learned under the policy that it was drawn from.
 
   Returns:
     An episode a job, in order; those whose user or environment broke carry
@@ -107,18 +110,22 @@ def run(
     for i, job in itertools.islice(waiting, slots - len(live)):
       live[i] = _Slot(job, featurizer.space, make_user, max_turns)
     if ready := [s for s in live.values() if s.live]:
-      _step(act, params, frozen, ready, featurizer, greedy, record, slots)
+      _step(
+        act, params, frozen, ready, featurizer, greedy, record, slots,
+        np.float32(np.log(temperature)),
+      )  # fmt: skip
     for i in [i for i, s in live.items() if not s.live]:
       out[i] = live.pop(i).episode()
   return [out[i] for i in range(len(jobs))]
 
 
-def _step(act, params, frozen, live, featurizer, greedy, record, slots):
+def _step(act, params, frozen, live, featurizer, greedy, record, slots, heat):
   """One decision of every live episode."""
   choices = [s.state.choice() for s in live]
   featurizer.prefetch([s.state for s in live], choices)
   rows = [
-    featurizer.obs(s.state, c) for s, c in zip(live, choices, strict=True)
+    {**featurizer.obs(s.state, c), "heat": heat}
+    for s, c in zip(live, choices, strict=True)
   ]
   rows += [rows[0]] * (slots - len(rows))
   obs = {k: np.stack([r[k] for r in rows]) for k in rows[0]}

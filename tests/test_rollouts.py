@@ -27,7 +27,8 @@ def small():
   return what, params, frozen
 
 
-def _run(small, jobs, greedy=False, make_user=None, slots=4, max_turns=30):
+def _run(small, jobs, greedy=False, make_user=None, slots=4, max_turns=30,
+         temperature=1.0):  # fmt: skip
   what, params, frozen = small
   return rollouts.run(
     rollouts.jit_act(what.agent),
@@ -40,6 +41,7 @@ def _run(small, jobs, greedy=False, make_user=None, slots=4, max_turns=30):
     record=True,
     slots=slots,
     max_turns=max_turns,
+    temperature=temperature,
   )
 
 
@@ -74,9 +76,12 @@ def test_the_starting_policy_does_nothing(small):
   assert not any(t.tool_calls for t in e.turns if t.role == "assistant")
 
 
-def test_recorded_log_probabilities_are_those_of_the_objective(small):
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_recorded_log_probabilities_are_those_of_the_objective(
+  small, temperature
+):
   what, params, frozen = small
-  episodes = _run(small, _jobs(small, 2))
+  episodes = _run(small, _jobs(small, 2), temperature=temperature)
   rows = what.batch(
     [
       # two rewards, so that the group has a signal and rows are kept

@@ -101,6 +101,7 @@ class Featurizer:
       "cand": ((self.n_options, psi.WIDTH), np.float16),
       "mask": ((self.n_options,), np.bool_),
       "slot": ((), np.int32),  # -1 for the tool head
+      "heat": ((), np.float32),  # log of the temperature it is drawn at
     }
 
   # ------------------------------------------------------------------- rows
@@ -121,8 +122,13 @@ class Featurizer:
       assert state.act is not None
       slot = self.space.slot_index[(state.act.name, choice.slot.name)]
       cand[:n] = psi.psi(state, choice, self._options_like(state, choice))
-    slot = np.asarray(slot, np.int32)
-    return {"phi": phi, "cand": cand, "mask": mask, "slot": slot}
+    return {
+      "phi": phi,
+      "cand": cand,
+      "mask": mask,
+      "slot": np.asarray(slot, np.int32),
+      "heat": np.zeros((), np.float32),
+    }
 
   def decision(self, state, choice, obs, action: int, logp: float) -> Decision:
     head = "tool" if choice.slot is None else choice.slot.type

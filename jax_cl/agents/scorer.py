@@ -132,6 +132,8 @@ def make(
     is_tool_B1 = (obs["slot"] < 0)[:, None]
     tool_BV = tool_BV + prior_V[None, :]
     logits_BV = jnp.where(is_tool_B1, tool_BV, point_BV) / temperature
+    if "heat" in obs:  # rows drawn at another temperature are learned at it
+      logits_BV = logits_BV * jnp.exp(-obs["heat"])[:, None]
     return jnp.where(obs["mask"], logits_BV, MASKED)
 
   def init(key):

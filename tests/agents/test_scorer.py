@@ -84,6 +84,19 @@ def test_the_starting_policy_is_uniform_but_for_the_start_act():
   np.testing.assert_allclose(logits[1, 0], np.zeros(C))
 
 
+def test_a_row_is_learned_at_the_temperature_it_was_drawn_at():
+  agent = _agent()
+  p, frozen = agent.init(jax.random.key(0))
+  obs = _obs([-1, 1])
+  obs["heat"] = np.log(np.array([1, 2], np.float32))  # temperatures 1 and 2
+  p = jax.tree.map(jnp.ones_like, p)
+  out = lambda o: agent.objective(frozen).out(p, _batch(o, [0, 0]))[:, 0]
+  plain = out({k: v for k, v in obs.items() if k != "heat"})
+  hot = out(obs)
+  np.testing.assert_allclose(hot[0], plain[0], rtol=1e-6)
+  np.testing.assert_allclose(hot[1], plain[1] / 2, rtol=1e-6)
+
+
 def test_tool_scores_are_w_phi_plus_u_chi():
   agent = _agent()
   params, frozen = agent.init(jax.random.key(0))
