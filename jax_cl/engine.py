@@ -67,12 +67,14 @@ class _Row:
 
 
 def sizes(context: int) -> tuple[int, ...]:
-  """Lengths that caches may have: 128, 256, 384, 512, 768, 1024, ..."""
+  """Lengths of caches: 128, 256, 384, 512, 768, 1024, ..., the last of them
+  the context, rounded up to a block."""
+  whole = -(-context // slots.BLOCK) * slots.BLOCK
   out, n = [slots.BLOCK], 2 * slots.BLOCK
-  while out[-1] < context:
+  while n < whole:
     out += [n, n + n // 2]
     n *= 2
-  return tuple(x for x in out if x < context + slots.BLOCK) or (slots.BLOCK,)
+  return (*(x for x in out if x < whole), whole)
 
 
 class Engine:

@@ -14,6 +14,7 @@ row's bits do not depend on how long the others have become.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -291,7 +292,7 @@ def _parts(equation, x, mask, v, axis: int):
   # The shift cancels out of the result: its gradient is zero.
   m = jax.lax.stop_gradient(x.max(-1, keepdims=True))
   p = jnp.exp(x - m)
-  l = p.sum(-1, keepdims=True)
+  l = _halved(p)
   o = jnp.einsum(
     equation,
     p.astype(v.dtype),
@@ -301,7 +302,31 @@ def _parts(equation, x, mask, v, axis: int):
   )
   most = m.max(axis, keepdims=True)
   w = jnp.exp(m - most)
-  return (w * o).sum(axis), most.squeeze(axis), (w * l).sum(axis)
+  # Sums of blocks merged into the product or into multiply-adds would round
+  # differently at each number of blocks.
+  o, l = jax.lax.optimization_barrier((w * o, w * l))
+  return _sum(o, axis), most.squeeze(axis), _sum(l, axis)
+
+
+def _halved(x):
+  """Sum over the last axis, kept, by adding halves: a reduction's order, and
+  so its bits, would depend on how many blocks there are beside it."""
+  while x.shape[-1] > 1 and x.shape[-1] % 2 == 0:
+    a, b = jnp.split(x, 2, axis=-1)
+    x = a + b
+  return x.sum(-1, keepdims=True)
+
+
+def _sum(x, axis: int):
+  """Sum over blocks in pairs: zeros behind them do not change the order, as
+  they would in a reduction."""
+  every = functools.partial(jax.lax.slice_in_dim, stride=2, axis=axis)
+  while (n := x.shape[axis]) > 1:
+    odd = [(0, 0)] * x.ndim
+    odd[axis] = (0, n % 2)
+    x = jnp.pad(x, odd)
+    x = every(x, 0, None) + every(x, 1, None)
+  return x.squeeze(axis)
 
 
 def _exact(x):
