@@ -68,8 +68,8 @@ def strengths(args):
   args.online_ewc.lam = 10.0
   # val .65 at lam .3, xi .1; .53 at lam 1 and .43 at lam 3 with xi .001
   args.si.lam, args.si.xi = 0.3, 0.1
-  # val .63 at lam .1; .47 at 1, .44 at 10
-  args.mas.lam = 0.1
+  # val .66 at lam .03; .65 at .01, .63 at .1, .47 at 1
+  args.mas.lam = 0.03
   # val .65 at lam 1; .59 at .3, .43 at 3
   args.lwf.lam = 1.0
   # val .90 at lam 4, .88 at 1

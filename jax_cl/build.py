@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -127,6 +128,26 @@ def method(
         "config.eval.val_trials to 1 or more"
       )
   return parts[0] if len(parts) == 1 else base.chain(*parts)
+
+
+def shared(
+  config: ConfigDict, what: Problem, known: dict[Any, Any]
+) -> tuple[base.Method, update.Steps]:
+  """The run's method and compiled functions, or those of an equal run.
+
+  `known` holds the last ones. Runs are equal where their configs differ by
+  name and seed alone and their agents are one (`supervised` sees to it), so
+  the seeds of a comparison compile once.
+  """
+  plain = json.loads(config.to_json())
+  asked = {k: v for k, v in plain.items() if k not in ("name", "seed")}
+  agent = what.agent  # kept in `known`, so that no other takes its ids
+  key = (json.dumps(asked, sort_keys=True), *map(id, agent))
+  if key not in known:
+    known.clear()
+    how = method(config, len(what.domains), trains(what))
+    known[key] = agent, how, steps(config, what, how)
+  return known[key][1:]
 
 
 def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:

@@ -16,6 +16,8 @@ domain once in each place), or orders by name: "a,b,c;c,a,b".
 `--baselines`: other curricula of the same config run beside the methods, by
 plain sequential training: "joint" gives intransigence, "independent" gives
 transfer_vs_independent and forward_transfer_auc.
+`--workers` processes run at a time, each with all runs of one method, since
+these share what is compiled.
 `--repeat_aa` runs the first method once more with other seeds: how far apart
 two equal methods come out is the noise of every other difference.
 """
@@ -23,9 +25,12 @@ two equal methods come out is the noise of every other difference.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import functools
 import itertools
 import json
 import math
+import multiprocessing
 import pathlib
 import sys
 import traceback
@@ -41,6 +46,7 @@ from jax_cl.console import Console
 from jax_cl.reports import tables
 
 Order = tuple[str, ...]
+Run = Callable[[ConfigDict, pathlib.Path], Mapping[str, Any]]
 AA_SEED = 1000  # added to the seeds of the A/A repeat
 
 
@@ -68,15 +74,41 @@ def compare(
   baselines: Sequence[str] = (),
   repeat_aa: bool = False,
   command: str = "",
-  run: Callable[[ConfigDict, pathlib.Path], Mapping[str, Any]] = train.run,
+  workers: int = 1,
+  run: Run | None = None,
 ) -> dict[str, Any]:
-  """Runs the grid and returns what `compare.json` holds (`summary`)."""
+  """Runs the grid and returns what `compare.json` holds (`summary`).
+
+  `run` stands for `train.run`. Seeds are outermost in the grid, so that an
+  interrupted one is balanced; with `workers`, each process takes a method.
+  """
   check_methods(methods, variants(config))
   workdir = pathlib.Path(workdir)
   cells = grid(
     methods, parse_orders(config, orders), seeds, baselines, repeat_aa
   )
+  if workers == 1:
+    failures = _runs(config, cells, workdir, baselines, run)
+  else:
+    failures = _parallel(config, cells, workdir, baselines, run, workers)
+  done = [c for c in cells if (workdir / c.folder / "results.json").is_file()]
+  if not done:
+    raise ValueError(
+      "no run finished: "
+      + "; ".join(f"{f['run']}: {f['error']}" for f in failures)
+    )
+  found = summary(workdir, done, methods, baselines, failures, command)
+  logs.write_json(workdir / "compare.json", found)
+  reports.write_comparison(found, workdir)
+  return found
+
+
+def _runs(
+  config, cells, workdir, baselines, run: Run | None
+) -> list[dict[str, str]]:
+  """Runs the cells in turn; what failed, by name."""
   console = Console()
+  run = run or functools.partial(train.run, known={})
   failures = []
   for i, cell in enumerate(cells, 1):
     folder = workdir / cell.folder
@@ -94,16 +126,29 @@ def compare(
       log.parent.mkdir(parents=True, exist_ok=True)
       log.write_text(traceback.format_exc())
       console.say(f"{cell.folder} failed: {message} (see {log})")
-  done = [c for c in cells if (workdir / c.folder / "results.json").is_file()]
-  if not done:
-    raise ValueError(
-      "no run finished: "
-      + "; ".join(f"{f['run']}: {f['error']}" for f in failures)
-    )
-  found = summary(workdir, done, methods, baselines, failures, command)
-  logs.write_json(workdir / "compare.json", found)
-  reports.write_comparison(found, workdir)
-  return found
+  return failures
+
+
+def _parallel(config, cells, workdir, baselines, run, workers: int):
+  """`_runs` of each method in a process of its own, `workers` at a time."""
+  by_method: dict[str, list[Cell]] = {}
+  for cell in cells:
+    by_method.setdefault(cell.method, []).append(cell)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.use_progress_bar = False  # bars of two processes would mix
+  pool = concurrent.futures.ProcessPoolExecutor(
+    workers,
+    multiprocessing.get_context("spawn"),
+    initializer=share_compiles,
+    initargs=(workdir / "compiled",),
+  )
+  with pool:
+    jobs = [
+      pool.submit(_runs, config, some, workdir, baselines, run)
+      for some in by_method.values()
+    ]
+    return [failure for job in jobs for failure in job.result()]
 
 
 # -------------------------------------------------------------------- the grid
@@ -258,6 +303,7 @@ def summary(
       "baseline": methods[0],
       "aa": f"{methods[0]} (A/A)" in ranked,
       "protocol": one.get("protocol"),
+      "published": _published(workdir / cells[0].folder),
       "methods": {k: _method(v, resamples) for k, v in ranked.items()},
       "told": told,
       "differences": _differences(alike, methods[0], resamples),
@@ -271,6 +317,11 @@ def summary(
       "failures": list(failures),
     }
   )
+
+
+def _published(run: pathlib.Path) -> Mapping[str, Any] | None:
+  """`config.published`: {"source": text, method: (mean, sd), ...}."""
+  return logs.read_json(run / "config.json").get("published")
 
 
 def _sorted(p: metrics.Panel) -> metrics.Panel:
@@ -451,6 +502,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   parser.add_argument("--orders", default="config")
   parser.add_argument("--baselines", type=listed, default=[])
   parser.add_argument("--repeat_aa", action="store_true")
+  parser.add_argument("--workers", type=int, default=1)
   parser.add_argument("--workdir")
   options, rest = parser.parse_known_args(argv)
   own = [a.option_strings[-1] for a in parser._actions]
@@ -458,8 +510,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
     if arg.startswith("--") and not arg.startswith("--config"):
       name = arg.split("=")[0]
       raise ValueError(names.unknown("option", name, own))
-  if options.seeds < 1:
-    raise ValueError(f"--seeds={options.seeds}; it must be 1 or more")
+  for name in ("seeds", "workers"):
+    if (value := getattr(options, name)) < 1:
+      raise ValueError(f"--{name}={value}; it must be 1 or more")
   config, default = main_.parse(["compare", *rest])
   if not options.methods and (own := variants(config)):
     options.methods = ["sequential", *own]

@@ -53,16 +53,20 @@ class Place(NamedTuple):
   pending: tuple = ()  # scalars of steps that no interval row holds yet
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+def run(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  known: dict[Any, Any] | None = None,
+) -> dict[str, Any]:
   """Runs, or goes on with, the experiment in `workdir`; returns `results.json`.
 
+  `known` carries compiled functions from run to run (`build.shared`).
   Ctrl-C saves where it stands and raises KeyboardInterrupt.
   """
   build.check(config)
   what = build.problem(config)
-  method = build.method(config, len(what.domains), build.trains(what))
+  method, steps = build.shared(config, what, {} if known is None else known)
   build.check_needs(what, method)
-  steps = build.steps(config, what, method)
   console = Console(
     config.verbose, config.log_interval, config.use_progress_bar
   )

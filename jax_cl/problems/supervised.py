@@ -7,6 +7,7 @@ reward is 1 where the policy names the label.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,7 +52,7 @@ class Supervised:
         digest.update(splits[name].x.tobytes() + splits[name].y.tobytes())
     self.about = {"curriculum": curriculum}
     self.fingerprint = digest.hexdigest()[:16]
-    self._act = jax.jit(agent.act, static_argnames="greedy")
+    self._act = _jitted(agent.act)
 
   def demos(self, stage: int) -> types.Batch:
     places = [self.domains.index(d) for d in self.stages[stage].domains]
@@ -180,10 +181,14 @@ def make(
   cut, word = TASKS[tasks]
   parts = cut(base, n_domains, seed)
   domains = {f"{word}{i}": part for i, part in enumerate(parts)}
-  net = mlp.make(
+  options = {
+    k: tuple(v) if isinstance(v, list) else v
+    for k, v in agent.get("args", {}).items()
+  }
+  net = _net(
     features=base["train"].x.shape[1],
     classes=int(base["train"].y.max()) + 1,
-    **agent.get("args", {}),
+    **options,
   )
   stages = [
     _stage({d: domains[d] for d in some}, epochs, pg_steps, batch_size)
@@ -192,6 +197,11 @@ def make(
   return Supervised(net, domains, stages, curriculum, batch_size, group)
 
 
+# One agent for all seeds of a comparison: what is compiled for it is shared.
+_net = functools.lru_cache(maxsize=8)(mlp.make)
+_jitted = functools.lru_cache(maxsize=8)(
+  functools.partial(jax.jit, static_argnames="greedy")
+)
 CURRICULA = {
   "sequential": lambda all_: [[d] for d in all_],
   "joint": lambda all_: [all_],

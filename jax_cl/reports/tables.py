@@ -268,16 +268,35 @@ def label(name: str, comparison: Mapping[str, Any]) -> str:
 
 
 def methods(comparison: Mapping[str, Any], key: str = "metrics") -> Table:
-  """A row a method with intervals; floors and ceilings below."""
+  """A row a method with intervals; floors and ceilings below.
+
+  With `published` figures (mean and sd over seeds of average_performance) ours
+  stand beside them in the same form.
+  """
+  published = comparison.get("published") if key == "metrics" else None
   rows = []
   for name, m in comparison["methods"].items():
     cells = [estimate(m[key].get(h)) for h in HEADLINE]
-    rows.append([label(name, comparison), str(len(m["runs"])), *cells])
+    theirs = _beside(m, name, published) if published else []
+    runs = str(len(m["runs"]))
+    rows.append([label(name, comparison), runs, *cells, *theirs])
   if key == "metrics":
     for name, average in comparison["references"].items():
-      blank = [""] * (len(HEADLINE) - 1)
+      blank = [""] * (len(HEADLINE) - 1 + 2 * bool(published))
       rows.append([f"({name})", "", number(average), *blank])
-  return Table(["method", "runs", *(f"`{h}`" for h in HEADLINE)], rows)
+  header = ["method", "runs", *(f"`{h}`" for h in HEADLINE)]
+  more = ["mean ± sd", published["source"]] if published else []
+  return Table([*header, *more], rows)
+
+
+def _beside(m: Mapping[str, Any], name: str, published: Mapping[str, Any]):
+  """Our mean ± sd over runs, and the published."""
+  form = lambda mean, sd: f"{number(mean)} ± {number(sd)}"
+  ours = m["metrics"]["average_performance"]
+  theirs = published.get(name)
+  return [
+    form(ours["mean"], ours["sd_runs"]), form(*theirs) if theirs else "–"
+  ]  # fmt: skip
 
 
 def method_domains(comparison: Mapping[str, Any]) -> Table:
