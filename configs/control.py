@@ -17,6 +17,7 @@ def get_config():
   config.stream.domains = ("telecom", "retail", "airline")
   config.stream.embedder = "hashed"
   config.stream.reading = False
+  config.stream.pool = "official"
   config.stream.pg_steps = 0
   config.optim.lr = 0.05
   return config
