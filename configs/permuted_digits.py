@@ -66,8 +66,8 @@ def strengths(args):
   args.ewc.lam = 10.0
   # val .70 at lam 10; .60 at 1 and .58 at 100
   args.online_ewc.lam = 10.0
-  # val .65 at lam .3, xi .1; .53 at lam 1 and .43 at lam 3 with xi .001
-  args.si.lam, args.si.xi = 0.3, 0.1
+  # val .67 at lam 1, xi .1; .65 at lam .3; .53 at lam 1 with xi .001
+  args.si.lam, args.si.xi = 1.0, 0.1
   # val .66 at lam .03; .65 at .01, .63 at .1, .47 at 1
   args.mas.lam = 0.03
   # val .65 at lam 1; .59 at .3, .43 at 3
