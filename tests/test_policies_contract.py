@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import padded, random, relative, transformers_model
+from peers import padded, quick_jit, random, relative, transformers_model
 
 from jax_cl import policies, tree
 from jax_cl.policies import base, hub, lora, rope, slots
@@ -58,7 +58,7 @@ def made(name):
   """(policy, params, jitted hidden), shared by a family's tests."""
   policy = small(name)
   shapes = jax.eval_shape(policy.init, jax.random.key(0))
-  return policy, random(shapes), jax.jit(policy.hidden)
+  return policy, random(shapes), quick_jit(policy.hidden)
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def test_logits_loss_and_gradients_equal_transformers(name):
   theirs = model(ids, labels=ids)
   theirs.loss.backward()
   f = functools.partial(cross_entropy, policy)
-  grad = jax.jit(jax.value_and_grad(f, has_aux=True))
+  grad = quick_jit(jax.value_and_grad(f, has_aux=True))
   (loss, logits), g = grad(params, jnp.asarray(tokens))
   assert relative(logits, theirs.logits.detach().numpy()) < 1e-4
   assert float(loss) == pytest.approx(theirs.loss.item(), rel=1e-4)
@@ -153,12 +153,12 @@ def test_adapters_begin_at_nothing_and_merge_into_the_kernels(name):
   policy = small(name, lora_rank=3, lora_alpha=5.0)
   params, hidden = made(name)[1:]
   params = lora.add(params, jax.random.key(1), rank=3, targets="layers/.*")
-  fresh, _ = jax.jit(policy.hidden)(params, *padded(ROWS, 8))
+  fresh, _ = quick_jit(policy.hidden)(params, *padded(ROWS, 8))
   np.testing.assert_array_equal(fresh, states(name))
   mine, rest = tree.split(params, tree.select(params, lora.LEAVES))
   assert len(jax.tree.leaves(mine)) == 14
   params = tree.join(random(mine), rest)
-  adapted, _ = jax.jit(policy.hidden)(params, *padded(ROWS, 8))
+  adapted, _ = quick_jit(policy.hidden)(params, *padded(ROWS, 8))
   merged = lora.merge(params, 5.0 / 3)
   inside = jnp.asarray(padded(ROWS, 8)[2] > 0)[..., None]
   expected, _ = hidden(merged, *padded(ROWS, 8))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import padded, random, relative
+from peers import padded, quick_jit, random, relative
 
 from jax_cl.policies import base, llama, rope
 
@@ -16,11 +16,11 @@ ROWS = [[5, 9, 2, 71, 33], [8, 8, 1], [40, 41, 42, 43, 44, 45, 46]]
 @pytest.fixture(scope="module")
 def tiny():
   policy = llama.make("tiny")
-  return policy, jax.jit(policy.init)(jax.random.key(0))
+  return policy, random(jax.eval_shape(policy.init, jax.random.key(0)))
 
 
 def one(policy, params, row, **kwargs):
-  hidden = jax.jit(functools.partial(policy.hidden, **kwargs))
+  hidden = quick_jit(functools.partial(policy.hidden, **kwargs))
   return hidden(params, *padded([row], len(row)))[0][0]
 
 
@@ -61,7 +61,7 @@ def test_no_gradient_from_later_tokens(tiny):
     at = jnp.arange(5)[None]
     return policy.hidden(p, at, positions, segments)[0][0, 2].sum()
 
-  g = jax.jit(jax.grad(f))(params["embed"]["embedding"][tokens[0]])
+  g = quick_jit(jax.grad(f))(params["embed"]["embedding"][tokens[0]])
   assert (jnp.abs(g).sum(-1) > 0).tolist() == [True] * 3 + [False] * 2
 
 
@@ -76,7 +76,7 @@ def test_a_window_of_two_reaches_one_token_back_in_each_layer():
     at = jnp.arange(5)[None]
     return policy.hidden(p, at, positions, segments)[0][0, 4].sum()
 
-  g = jax.jit(jax.grad(f))(params["embed"]["embedding"][: len(ROWS[0])])
+  g = quick_jit(jax.grad(f))(params["embed"]["embedding"][: len(ROWS[0])])
   assert (jnp.abs(g).sum(-1) > 0).tolist() == [False] * 2 + [True] * 3
 
 
@@ -105,7 +105,7 @@ def test_remat_saves_less_and_changes_no_gradient(tiny):
     return sum(x.size for x in jax.tree.leaves(residuals))
 
   assert saved("full") < saved("dots") < saved("")
-  grad = jax.jit(jax.grad(loss), static_argnames="remat")
+  grad = quick_jit(jax.grad(loss), static_argnames="remat")
   plain, full = grad(params, remat=""), grad(params, remat="full")
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(full)):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 
 from jax_cl.policies import tiny, weights
@@ -55,10 +57,15 @@ def test_only_train_tasks_are_played():
   assert told[0].startswith("assistant\n") and len(told) > 2
 
 
-def test_new_weights_are_the_same_everywhere():
-  _, a = weights.load("tiny", width=32, vocab=99)
-  policy, b = weights.load("tiny", layers=1, width=32, vocab=99)
-  assert policy.config == weights.config("tiny", width=32, vocab=99)
-  assert (a["norm"]["scale"] == b["norm"]["scale"]).all()
-  q = lambda params: params["layers"]["attn"]["q"]["kernel"]
-  assert (q(a)[:1] == q(b)).all() and q(b).shape[0] == 1
+def test_new_weights_are_those_of_key_0():
+  sizes = {"width": 32, "vocab": 99, "ff_width": 48}
+  policy, params = weights.load(
+    "tiny", layers=1, param_dtype="bfloat16", **sizes
+  )
+  assert policy.config == weights.config("tiny", **sizes)
+  key = jax.random.split(jax.random.key(0), 5)[0]
+  table = 32**-0.5 * jax.random.normal(key, (99, 32))
+  np.testing.assert_array_equal(
+    params["embed"]["embedding"], table.astype("bfloat16")
+  )
+  assert {x.shape[0] for x in jax.tree.leaves(params["layers"])} == {1}
