@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import small
 
-from jax_cl import checkpoint, logs, metrics, train
+from jax_cl import build, checkpoint, logs, metrics, train
 from jax_cl.problems import supervised
 
 
@@ -261,3 +262,25 @@ def test_a_method_that_follows_val_sees_all_seen_domains_in_mid_stage(tmp_path):
   config.eval.val_trials = 0
   with pytest.raises(ValueError, match="follows the scores on val"):
     train.run(config.lock(), tmp_path / "blind")
+
+
+@pytest.mark.parametrize(
+  "demos, times", [("first", {1, 2, 3}), ("last", {4, 5, 6}), ("none", {0})]
+)
+def test_a_method_says_which_epoch_it_remembers(
+  demos, times, tmp_path, monkeypatch
+):
+  """A stage is two epochs of three steps; slots that hold nothing say 0."""
+  make = build.method
+  change = lambda *args: make(*args)._replace(demos=demos)
+  monkeypatch.setattr(build, "method", change)
+  config = small.config()
+  config.cl.name = "replay"
+  train.run(config.lock(), tmp_path)
+  what = build.problem(config)
+  method = build.method(config, len(what.domains), build.trains(what))
+  like, _ = build.steps(config, what, method).init(jax.random.key(0))
+  last = checkpoint.places(tmp_path)[-1]
+  buffer = checkpoint.restore(tmp_path, *last, like).buffer
+  assert buffer.added.tolist() == [40 * (demos != "none")] * 3
+  assert set(buffer.time[0, :40].tolist()) == times
