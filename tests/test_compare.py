@@ -13,6 +13,7 @@ import pytest
 
 from configs import blobs, common
 from jax_cl import compare, logs, metrics
+from jax_cl.reports import tables
 
 DOMAINS = ("airline", "retail", "telecom")
 
@@ -238,6 +239,38 @@ def test_mistakes_are_answered_in_one_line(args, said, capsys, tmp_path):
   assert compare.main(argv) == 2
   err = capsys.readouterr().err
   assert said in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_processes_find_what_one_finds(config, tmp_path):
+  names, found = ["sequential", "replay", "online_ewc"], []
+  fake = Fake(broken=("online_ewc",))
+  for workers in (1, 2):
+    folder = tmp_path / str(workers)
+    found.append(
+      compare.compare(
+        config, names, range(2), folder, workers=workers, run=fake
+      )
+    )
+  one, two = found
+  assert one["methods"] == two["methods"]
+  assert one["differences"] == two["differences"]
+  assert len(two["failures"]) == 2 and one["failures"] == two["failures"]
+
+
+def test_published_figures_stand_beside_ours(config, tmp_path):
+  config.published = {"source": "Elsewhere 1.0", "replay": (0.4, 0.05)}
+  names = ["sequential", "replay"]
+  found = compare.compare(config, names, range(2), tmp_path, run=Fake())
+  table = tables.methods(found)
+  assert table.header[-2:] == ["mean ± sd", "Elsewhere 1.0"]
+  rows = {row[0]: row for row in table.rows}
+  assert all(len(row) == len(table.header) for row in table.rows)
+  assert rows["replay"][-1] == "0.400 ± 0.050"
+  assert rows["sequential"][-1] == "–"
+  runs = found["methods"]["replay"]["runs"]
+  ours = [r["metrics"]["average_performance"] for r in runs]
+  want = f"{np.mean(ours):.3f} ± {np.std(ours, ddof=1):.3f}"
+  assert rows["replay"][-2] == want
 
 
 def test_the_real_thing(tmp_path, capsys, monkeypatch):
