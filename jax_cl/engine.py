@@ -380,10 +380,17 @@ def checksum(params: PyTree) -> jax.Array:
   for n, leaf in enumerate(jax.tree.leaves(params)):
     bits = {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32).ravel()
-    # Odd factors, so that no flipped bit is lost.
-    place = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
-    total = total * jnp.uint32(31) + jnp.uint32(n) + jnp.sum(words * place)
+    place = jnp.arange(words.size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    mixed = jnp.sum(_mix(words ^ _mix(place + jnp.uint32(n))))
+    total = _mix(total + mixed)
   return total
+
+
+def _mix(x):
+  """MurmurHash3's finaliser: every bit of the input moves half of all bits."""
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    x = (x ^ (x >> shift)) * jnp.uint32(factor)
+  return x ^ (x >> 16)
 
 
 def _padded(ids: Sequence[int], width: int) -> tuple[np.ndarray, np.ndarray]:
