@@ -170,8 +170,8 @@ def _scorer(
   return Shape(agent, batch, size, updates=5)
 
 
-def _smollm2_lora(size=8, length=8, rank=8) -> Shape:
-  model = llama.make("smollm2-135m", lora_rank=rank)
+def _llm_lora(variant="smollm2-135m", size=8, length=8, rank=8) -> Shape:
+  model = llama.make(variant, lora_rank=rank)
   agent = llm.make(
     model=model, load=model.init, length=length, trains=lora.LEAVES
   )
@@ -209,5 +209,5 @@ def _rows(obs, action, domain) -> Batch:
 
 SHAPES: dict[str, Callable[[], Shape]] = {
   "scorer": functools.cache(_scorer),
-  "smollm2_lora": functools.cache(_smollm2_lora),
+  "smollm2_lora": functools.cache(_llm_lora),
 }
