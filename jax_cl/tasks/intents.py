@@ -94,7 +94,15 @@ def _shop(state: actions.State) -> list[Intent]:
     Intent(w.act, {f"{w.order.type}_id": w.order.value})
     for w in reading.open_wishes(state)
   ]  # fmt: skip
-  return wishes or _informs(state) or [Intent("say:done")]
+  coming = wishes or _informs(state)
+  # Where nothing was understood there is no opinion, not even that it is over.
+  return coming or [Intent("say:done")] * bool(_did(state))
+
+
+def _did(state: actions.State) -> bool:
+  """Something was changed, or told."""
+  acts = {a.name for a in state.space.acts if a.write} | {"say:inform"}
+  return any(name in acts for name, _ in state.history)
 
 
 def _informs(state: actions.State) -> list[Intent]:
