@@ -4,7 +4,8 @@ A demonstrator drives the same choices as a learner (`actions.State`), so every
 decision of a demonstration is one the learner could have made: an action that
 no sequence of choices makes is left out and reported. Steered so that what to
 do next depends on what has been seen as far as it can: identify the user, open
-everything the profile lists, hear the user out, then act.
+everything the profile lists, hear the user out, ask and look up what the
+dialogue calls for (`intents`), then act and tell what was asked for.
 
 `run` accepts tasks of any split, because the ceiling of an agent confined to
 these choices is measured on test tasks, too. `train_only` guards learning: it
