@@ -235,7 +235,8 @@ class Chat:
       elif i == self._think[1]:
         inside, blank = False, True
       elif not inside:
-        if not (blank and not self.tokenizer.decode([i]).strip()):
+        word = self.tokenizer.decode([i], skip_special_tokens=False)
+        if not blank or word.strip():
           out.append(i)
           blank = False
     return out

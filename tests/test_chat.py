@@ -216,6 +216,7 @@ def test_mistakes_are_answered(call, message):
 
 def test_thinking_kept_stripped_or_off():
   said = "<think>Hm. Hm.</think>\n\nYes.<|im_end|>"
+  called = "<tool_call>f{}</tool_call><|im_end|>"
   keep, strip, off = (
     chat.make(TOKENIZER, thinking=t) for t in ("keep", "strip", "off")
   )
@@ -224,6 +225,8 @@ def test_thinking_kept_stripped_or_off():
   assert keep.parse(ids).turn.content == "Yes."
   assert not keep.thinks(ids) and strip.thinks(ids)
   assert text(strip.stripped(ids)) == "Yes.<|im_end|>"
+  thought = strip.encode(f"<think>Hm.</think>\n\n{called}")
+  assert text(strip.stripped(thought)) == called
   assert off.parse(ids).event == "thinking"
   assert text(off.suffix([Turn("user", "Hi")])).endswith(
     "<|im_start|>assistant\n<think>\n\n</think>\n\n"
