@@ -22,6 +22,7 @@ is not brought within 1e-5 by rounding.
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,9 +77,13 @@ def run(
 ) -> Iterator[dict[str, Any]]:
   """Rows {method, max_abs_diff, max_abs_diff_R, tried}; default: all held."""
   known = _avalanche.methods()
+  if not pathlib.Path(fixture).is_file():
+    raise ValueError(f"there is no fixture {fixture}: give --fixture=FILE.npz")
   with np.load(fixture) as file:
     there = dict(file)
   held = [m for m in known if f"{m}/0" in there]
+  if not held or not {"perms", "init/0"} <= there.keys():
+    raise ValueError(f"{fixture} holds no run of Avalanche: {sorted(there)}")
   methods = [methods] if isinstance(methods, str) else list(methods)
   for name in methods:
     names.check("method", name, held)
@@ -94,7 +99,7 @@ def _row(stream: Stream, method: Method, name: str, there) -> dict[str, Any]:
     p, R = train(stream, method, rounding)
     gap = jax.tree.map(lambda a, b: np.abs(a - b).max(), p, theirs)
     tried.append(float(max(jax.tree.leaves(gap))))
-    gaps_R.append(float(np.abs(R - there[f"{name}/R"]).max()))
+    gaps_R.append(float(np.abs(R - there.get(f"{name}/R", np.nan)).max()))
     if tried[-1] <= CLOSE:
       break
   best = int(np.argmin(tried))
