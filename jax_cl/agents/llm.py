@@ -156,6 +156,8 @@ def make(
       total = _accumulate(lambda b: sums(p, b), batch, micro)
       n_pg, n_bc = total.pop("pg_rows")[0], total.pop("bc_rows")[0]
       means = {k: s / jnp.maximum(n, 1e-8) for k, (s, n) in total.items()}
+      square = jnp.maximum(means.pop("ratio_square"), 1e-8)
+      means["ess"] = means["ratio"] ** 2 / square
       value = n_pg * means.pop("pg") + n_bc * means.pop("bc")
       value /= jnp.maximum(n_pg + n_bc, 1e-8)
       if kl:

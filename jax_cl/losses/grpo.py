@@ -251,22 +251,17 @@ def geometric_mask(
   return (mean_B >= low) & (mean_B <= high)
 
 
-def effective_sample_size(
-  weight_BT: Float[Array, "B T"], mask_BT: Float[Array, "B T"]
-) -> Float[Array, ""]:
-  """(sum w)^2 / sum w^2 over the sampled tokens, as a share of them: (0, 1]."""
-  w_BT = jnp.where(mask_BT > 0, weight_BT, 0.0)
-  count = jnp.maximum(jnp.sum(mask_BT), 1.0)
-  return jnp.sum(w_BT) ** 2 / jnp.maximum(jnp.sum(w_BT**2), 1e-8) / count
-
-
 def statistics(
   logp_BT: Float[Array, "B T"],
   batch: Batch,
   low: float = 0.2,
   high: float = 0.2,
 ) -> dict[str, Sums]:
-  """What to log of a step, each as (sum, count): ratio, clip fraction, k1."""
+  """What to log of a step, each as (sum, count): ratio, clip fraction, k1.
+
+  Of ratio and its square, E[w]^2 / E[w^2] is the effective sample size as a
+  share of the tokens (Kong 1992).
+  """
   ratio_BT = _token_ratio(logp_BT, batch)
   adv_BT = jnp.broadcast_to(batch.adv[:, None], ratio_BT.shape)
   out_BT = ((adv_BT > 0) & (ratio_BT > 1 + high)) | (
@@ -274,6 +269,7 @@ def statistics(
   )
   return {
     "ratio": by_token(ratio_BT, batch),
+    "ratio_square": by_token(ratio_BT**2, batch),
     "clip_fraction": by_token(out_BT.astype(jnp.float32), batch),
     "kl_sampler": by_token(batch.logp_old - logp_BT, batch),
   }

@@ -122,6 +122,11 @@ def test_grpo_of_the_batch_is_the_loss(params):
   (loss, aux), _ = value_and_grad({}, params, rows)
   np.testing.assert_allclose(loss, total / count, rtol=1e-5)
   assert set(aux) >= {"entropy", "clip_fraction", "ratio", "kl_sampler"}
+  ratio = np.exp(np.asarray(obj.logp(params, rows)) - rows.logp_old)
+  w = ratio[rows.mask > 0]
+  np.testing.assert_allclose(
+    aux["ess"], w.sum() ** 2 / (w**2).sum() / w.size, rtol=1e-4
+  )
 
 
 def test_a_later_token_does_not_reach_an_earlier_loss(params):
