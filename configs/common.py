@@ -45,5 +45,6 @@ def get_config() -> ConfigDict:
       "log_interval": 10,
       "use_progress_bar": True,
       "writers": (),  # "tensorboard", "wandb"
+      "record": (),  # whole conversations of "train", "eval"
     }
   )

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jax_cl import names, optim, sharding, update, writers
+from jax_cl import logs, names, optim, sharding, update, writers
 from jax_cl.methods import base
 from jax_cl.problems.base import Problem
 from jax_cl.types import Agent
@@ -48,6 +48,8 @@ def check(config: ConfigDict) -> None:
   _check_domains(config.stream.get("domains", ()))
   for writer in config.writers:
     names.check("writer", writer, writers.WRITERS)
+  for phase in config.get("record", ()):
+    names.check("phase of config.record", phase, logs.PHASES)
   context: dict[str, Any] = dict.fromkeys(CONTEXT)
   for name in config.cl.name.split("+"):
     make = _module("methods", name).make

@@ -20,7 +20,7 @@ from jax_cl import build, checkpoint, logs, metrics, names, shell, update
 from jax_cl.console import Console
 from jax_cl.methods.base import Method
 from jax_cl.problems.base import Problem
-from jax_cl.types import Stage, TrainState
+from jax_cl.types import Episode, Stage, TrainState
 
 Row = dict[str, Any]
 
@@ -59,7 +59,7 @@ def row(
   trials: int,
   seed: int,
   domains: Sequence[str] | None = None,
-  log: Callable[[Row], None] = lambda row: None,
+  log: Callable[[Row, Episode], None] = lambda row, episode: None,
 ) -> dict[str, list[Row]]:
   """domain -> rows of `episodes.jsonl`, of the given (default: all) domains.
 
@@ -73,8 +73,8 @@ def row(
       view(domain), frozen, domain, split, seed, trials, stage
     )
     out[domain] = [logs.episode_row(e, "eval", stage, step) for e in episodes]
-    for one in out[domain]:
-      log(one)
+    for one, episode in zip(out[domain], episodes, strict=True):
+      log(one, episode)
   return out
 
 

@@ -3,6 +3,7 @@
   config.json     the whole config        run.json   what the run is (`metrics`)
   metrics.jsonl   scalars an interval and a stage, no wall times
   episodes.jsonl  one row an episode      timing.jsonl  wall times, apart
+  trajectories.jsonl  whole conversations (`config.record`)
   checkpoints/    see `checkpoint`        results.json  computed at the end
 
 A checkpoint records the length of each log at its moment. A resumed run cuts
@@ -21,8 +22,10 @@ from typing import Any
 
 from jax_cl import types
 
-CUT = ("metrics.jsonl", "episodes.jsonl")
-FREE = ("verbose", "use_progress_bar", "writers")  # may change on resume
+CUT = ("metrics.jsonl", "episodes.jsonl", "trajectories.jsonl")
+# May change on resume.
+FREE = ("verbose", "use_progress_bar", "writers", "record")
+PHASES = ("train", "eval")  # whose conversations may be recorded
 
 
 class Workdir:
@@ -74,15 +77,19 @@ class Workdir:
 
   def flush(self) -> dict[str, int]:
     """Forces the logs to disk; name -> bytes, for the checkpoint."""
-    for name in CUT:
+    lengths = {}
+    for name in filter(self._exists, CUT):
       file = self._open(name)
       file.flush()
       os.fsync(file.fileno())
-    return {name: self._open(name).tell() for name in CUT}
+      lengths[name] = file.tell()
+    return lengths
 
   def cut(self, lengths: Mapping[str, int]) -> None:
     """Drops what was logged after the checkpoint that recorded `lengths`."""
     for name in CUT:
+      if not lengths.get(name) and not self._exists(name):
+        continue
       file, length = self._open(name), lengths.get(name, 0)
       if file.tell() < length:
         raise ValueError(
@@ -97,6 +104,9 @@ class Workdir:
       file.close()
     self._files.clear()
     self._lock.close()
+
+  def _exists(self, name: str) -> bool:
+    return (self.path / name).exists()
 
   def _open(self, name: str):
     if name not in self._files:
@@ -131,6 +141,56 @@ def episode_row(
     **extra,
   }
   return _plain(row)
+
+
+def trajectory_row(
+  episode: types.Episode, phase: str, stage: int, step: int
+) -> dict[str, Any]:
+  """A row of `trajectories.jsonl`: the episode's row and all that was said.
+
+  `tasks.recorded` reads it. `messages` are tau2's. `rows`, where an LLM acted,
+  are its tokens: `ids`, `mask` (1: sampled) and `logprobs`, of one length;
+  `weights` tells the version and the checksum that sampled them.
+  """
+  info = episode.info
+  row = {
+    **episode_row(episode, phase, stage, step),
+    "solo": episode.task.solo,
+    "termination_reason": episode.termination,
+    "messages": [_message(t) for t in episode.turns],
+    "rows": [
+      {
+        "ids": r.ids,
+        "mask": r.mask,
+        "logprobs": [float(f"{x:.9g}") for x in r.logprobs],  # float32, whole
+      }
+      for r in info.get("rows", ())
+    ],
+    "weights": info.get("weights", {}),
+    "events": info.get("events", {}),
+  }
+  return _plain(row)
+
+
+def _message(turn: types.Turn) -> dict[str, Any]:
+  """A turn as tau2's results files write it."""
+  out: dict[str, Any] = {
+    "role": turn.role, "content": turn.content, "timestamp": turn.timestamp,
+  }  # fmt: skip
+  if turn.role == "tool":
+    return out | {
+      "id": turn.call_id, "requestor": turn.requestor, "error": turn.error,
+    }  # fmt: skip
+  calls = [
+    {
+      "id": c.id,
+      "name": c.name,
+      "arguments": c.arguments,
+      "requestor": c.requestor,
+    }
+    for c in turn.tool_calls
+  ]
+  return out | {"tool_calls": calls or None}
 
 
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:

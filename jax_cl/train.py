@@ -12,6 +12,7 @@ moment the same call goes on and ends with the same logs, bit for bit.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_cl import (
+  batching,
   build,
   checkpoint,
   evaluate,
@@ -93,6 +95,32 @@ def run(
     return results
 
 
+@dataclasses.dataclass
+class Spent:
+  """Wall time since the last interval, for timing.jsonl."""
+
+  began: float = dataclasses.field(default_factory=time.monotonic)
+  rollout: float = 0.0  # of episodes
+  aside: float = 0.0  # of evaluations and saves
+  tokens: int = 0  # sampled in the episodes
+
+  @contextlib.contextmanager
+  def time(self, what: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+      yield
+    finally:
+      setattr(self, what, getattr(self, what) + time.monotonic() - began)
+
+  def row(self) -> dict[str, float]:
+    """Updates are the rest, since the device works while the host goes on."""
+    whole = time.monotonic() - self.began - self.aside
+    out = {"rollout_s": self.rollout, "update_s": whole - self.rollout}
+    if self.rollout and self.tokens:
+      out |= {"tokens": self.tokens, "tokens_per_s": self.tokens / self.rollout}
+    return out
+
+
 class _Run:
   """What the functions of one run share: the state and where it stands."""
 
@@ -134,6 +162,7 @@ class _Run:
     if stage.clone_steps:
       demos = what.demos(k)
       self.guard.batch(demos, f"demonstrations of stage {k}")
+    self.spent = Spent()
     began = time.monotonic()
     try:
       with self.console.bar(k, stage.name, stage.steps, n) as bar:
@@ -187,7 +216,11 @@ class _Run:
     mix = self.method.mix(self.state.cl, self.state.stage)
     mix = None if mix is None else np.asarray(mix)
     seed = self.seed(k, n, _ROLLOUT)
-    episodes = what.collect(self.view(), self.frozen, k, n, seed, mix)
+    params = jax.block_until_ready(self.view())
+    with self.spent.time("rollout"):
+      episodes = what.collect(params, self.frozen, k, n, seed, mix)
+    tokens = (e.info.get("tokens_sampled", 0) for e in episodes)
+    self.spent.tokens += sum(tokens)
     return self.taken(k, n, episodes), episodes
 
   def new_learner(self):
@@ -215,7 +248,8 @@ class _Run:
     if every and (n + 1) % every == 0 and n + 1 < stage.steps:
       self.look(k, n + 1)
     if (n + 1) % config.train.save_interval == 0 and n + 1 < stage.steps:
-      self.save()
+      with self.spent.time("aside"):
+        self.save()
 
   def look(self, k: int, n: int) -> None:
     """Val within a stage: of its domains; of all seen if the method follows."""
@@ -311,8 +345,12 @@ class _Run:
     trials = self.config.eval.trials
     if split == "val":
       trials = self.config.eval.val_trials
-    log = lambda row: self.files.append("episodes.jsonl", row)
     step = self.total() if k >= 0 else 0
+
+    def log(row, episode):
+      self.files.append("episodes.jsonl", row)
+      self.trajectory(episode, "eval", k, step)
+
     view = evaluate.views(self.what, self.method, self.steps, self.state, k)
     rows = evaluate.row(
       self.what, view, self.frozen, k, step, split, trials,
@@ -394,11 +432,21 @@ class _Run:
     }
     self.write({"phase": "train", "stage": k, "step": self.total(), **means})
     self.place = self.place._replace(pending=())
+    row = {"what": "steps", "stage": k, "step": self.total()}
+    self.files.append("timing.jsonl", {**row, **self.spent.row()})
+    self.spent = Spent()
 
   def log_episodes(self, episodes: Sequence[Episode], k: int, step: int):
     for e in episodes:
       row = logs.episode_row(e, "train", k, step)
       self.files.append("episodes.jsonl", row)
+      self.trajectory(e, "train", k, step)
+
+  def trajectory(self, e: Episode, phase: str, k: int, step: int) -> None:
+    """The whole conversation, where it is asked for."""
+    if phase in self.config.get("record", ()):
+      row = logs.trajectory_row(e, phase, k, step)
+      self.files.append("trajectories.jsonl", row)
 
   def write(self, row: dict[str, Any]) -> None:
     self.files.append("metrics.jsonl", row)
@@ -513,16 +561,35 @@ def _visit(stages: Sequence[Stage], k: int) -> _Visit:
 
 
 def _summary(episodes: Sequence[Episode]) -> dict[str, float]:
-  """Scalars of one step's episodes; failed ones are counted apart."""
+  """Scalars of one step's episodes; failed ones are counted apart.
+
+  A mean for each number that `info["figures"]` names; groups whose rewards are
+  all equal teach nothing, and are counted by what they are equal in.
+  """
   if not episodes:
     return {}
   ok = [e for e in episodes if not e.failure]
   out = {"failures": float(len(episodes) - len(ok))}
-  if ok:
-    out["reward"] = float(np.mean([e.reward for e in ok]))
-    out["pass"] = float(np.mean([e.reward > 0.5 for e in ok]))
-    out["turns"] = float(np.mean([len(e.turns) for e in ok]))
-  return out
+  if not ok:
+    return out
+  rewards = np.array([e.reward for e in ok])
+  groups = batching.groups(episodes).values()
+  equal = [r for g in groups if len(r := {episodes[i].reward for i in g}) == 1]
+  figures = [e.info.get("figures", {}) for e in ok]
+  return out | {
+    "reward": float(rewards.mean()),
+    "reward_max": float(rewards.max()),
+    "reward_sd": float(rewards.std()),
+    "pass": float(np.mean(rewards > 0.5)),
+    "turns": float(np.mean([len(e.turns) for e in ok])),
+    "groups": float(len(groups)),
+    "groups_all_pass": float(sum(min(r) > 0.5 for r in equal)),
+    "groups_all_fail": float(sum(min(r) <= 0.5 for r in equal)),
+    **{
+      name: float(np.mean([f[name] for f in figures if name in f]))
+      for name in sorted({name for f in figures for name in f})
+    },
+  }
 
 
 def _floats(values: dict[str, Any]) -> dict[str, float]:

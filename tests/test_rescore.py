@@ -1,11 +1,13 @@
 import copy
+import dataclasses
 import gzip
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
-from jax_cl import rescore
+from jax_cl import chat, logs, rescore
 from jax_cl.bench.env import play
 from jax_cl.tasks import export, recorded, reference, stream
 
@@ -150,6 +152,50 @@ def test_ours_are_tau2s_results(name, solo, tmp_path, capsys):
   code, out, _ = run(path, capsys)
   assert (code, out[-1]) == (0, "6 simulations, 0 mismatches")
   assert [r.solo for r in recorded.read(path)] == [solo] * 6
+
+
+def test_a_runs_trajectories_are_read_and_exported(tmp_path, capsys):
+  """trajectories.jsonl: what was said, bit for bit; tau2's files, a domain."""
+  from tau2.data_model.simulation import Results
+
+  specs = [stream.load(n).splits["val"][0] for n in ("mock", "airline")]
+  specs.append(stream.load("telecom", solo=True).splits["val"][0])
+  episodes = [play(s, reference.make("oracle")()).episode() for s in specs]
+  row = chat.Row()
+  row.say([5, 6])
+  row.sample([7], [float(np.float32(-0.1))], [3])
+  weights = {"version": 3, "checksum": "00c0ffee"}
+  info = {"group": 1, "rows": (row,), "weights": weights}
+  episodes[0] = dataclasses.replace(episodes[0], info=info)
+  episodes.append(dataclasses.replace(episodes[0], failure="TimeoutError"))
+  lines = [logs.trajectory_row(e, "train", 0, 4) for e in episodes]
+  path = tmp_path / "trajectories.jsonl"
+  path.write_text("".join(json.dumps(x) + "\n" for x in lines))
+
+  (told,) = lines[0]["rows"]
+  assert told["ids"] == [5, 6, 7] and told["mask"] == [0, 0, 1]
+  assert np.float32(told["logprobs"][2]) == np.float32(-0.1)
+  assert lines[0]["weights"] == weights and lines[0]["parts"]
+  read = recorded.read(path)  # not the one whose user broke
+  assert [r.turns for r in read] == [e.turns for e in episodes[:3]]
+  assert [r.solo for r in read] == [False, False, True]
+  code, out, _ = run(path, capsys, f"--export={tmp_path / 'tau2'}")
+  assert (code, out[-1]) == (0, "3 simulations, 0 mismatches")
+  for spec in specs:
+    name = f"{spec.domain}_solo.json" if spec.solo else f"{spec.domain}.json"
+    (one,) = Results.load(tmp_path / "tau2" / name).simulations
+    assert (one.task_id, one.reward_info.reward) == (spec.task_id, 1)
+
+
+def test_held_out_tasks_are_dropped_from_what_is_imported():
+  """17 of the 43 shared airline runs are of test tasks, and 5 of val."""
+  airline = stream.load("airline")
+  kept, counts = recorded.demonstrations(FILE, [airline])
+  assert counts == {"test": 17, "val": 5, "unrewarded": 9, "kept": 12}
+  assert {e.task for e in kept} <= set(airline.splits["train"])
+  assert {e.reward for e in kept} == {1} and len(kept) == 12
+  _, none = recorded.demonstrations(FILE, [stream.load("retail")])
+  assert none == {"other": 43}
 
 
 def test_tau2_view_opens_ours(tmp_path, monkeypatch):

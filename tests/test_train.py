@@ -11,6 +11,7 @@ import small
 
 from jax_cl import build, checkpoint, logs, metrics, train
 from jax_cl.problems import supervised
+from jax_cl.types import Episode, TaskSpec, Verdict
 
 
 def rows(workdir, name):
@@ -262,6 +263,37 @@ def test_a_method_that_follows_val_sees_all_seen_domains_in_mid_stage(tmp_path):
   config.eval.val_trials = 0
   with pytest.raises(ValueError, match="follows the scores on val"):
     train.run(config.lock(), tmp_path / "blind")
+
+
+def test_scalars_of_a_steps_episodes_by_hand():
+  def episode(reward, group, failure="", **figures):
+    return Episode(
+      TaskSpec("mock", "0", "train"), (), Verdict(reward, {}, ()), "user_stop",
+      info={"group": group, "figures": figures}, failure=failure,
+    )  # fmt: skip
+
+  out = train._summary([
+    episode(1.0, 0, valid=1.0), episode(1.0, 0, valid=0.5),
+    episode(0.0, 1), episode(0.0, 1, failure="TimeoutError"),
+    episode(1.0, 2), episode(0.0, 2, hits=0.25),
+  ])  # fmt: skip
+  assert out["failures"] == 1 and out["reward"] == out["pass"] == 0.6
+  assert out["reward_max"] == 1
+  assert out["reward_sd"] == pytest.approx(0.24**0.5)  # .6 * .4
+  # Group 1 is what the failed one left of it.
+  counts = [out[f"groups{x}"] for x in ("", "_all_pass", "_all_fail")]
+  assert counts == [3, 1, 1]
+  assert (out["valid"], out["hits"]) == (0.75, 0.25)  # of those that have it
+  assert train._summary([]) == {}
+
+
+def test_wall_times_are_split_and_stand_apart(finished):
+  steps = [r for r in rows(finished[0], "timing.jsonl") if r["what"] == "steps"]
+  train_rows = [
+    r for r in rows(finished[0], "metrics.jsonl") if r["phase"] == "train"
+  ]
+  assert [r["step"] for r in steps] == [r["step"] for r in train_rows]
+  assert all(r["update_s"] > 0 <= r["rollout_s"] for r in steps)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Recorded conversations: read from files, replayed, judged anew.
 
-Formats: tau2's results files (`{"info", "tasks", "simulations"}`) and lists of
+Formats: tau2's results files (`{"info", "tasks", "simulations"}`), lists of
 trajectories (`{"simulations": [{"task_id", "domain", "reward",
-"termination_reason", "messages"}]}`), both plain or gzipped JSON.
+"termination_reason", "messages"}]}`), and our `trajectories.jsonl`, one such
+trajectory a line; all plain or gzipped.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import dataclasses
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jax_cl.tasks import rewards, store, stream
-from jax_cl.types import TaskSpec, ToolCall, Turn, Verdict
+from jax_cl.types import Episode, TaskSpec, ToolCall, Turn, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +61,50 @@ def read(path: str | Path) -> list[Recording]:
   out = []
   for i, s in enumerate(data["simulations"]):
     try:
-      out.append(_recording(s, s.get("domain") or domain, solo, tasks))
+      at = s.get("domain") or domain, s.get("solo", solo)
+      out.append(_recording(s, *at, tasks))
     except (KeyError, TypeError, AttributeError) as e:
       raise ValueError(
         f"{path}: simulation {i} does not parse: {type(e).__name__}: {e}"
       ) from None
   return out
+
+
+def episode(r: Recording, judged: Judged) -> Episode:
+  """For `tasks.export`."""
+  spec = TaskSpec(r.domain, r.task.id, "recorded", r.solo)
+  return Episode(spec, r.turns, judged.verdict, r.termination)
+
+
+def demonstrations(
+  path: str | Path, domains: Iterable[stream.Domain]
+) -> tuple[list[Episode], Counter[str]]:
+  """Conversations of train tasks that earned 1, and what became of all.
+
+  Counts: "kept", "test", "val" (dropped unseen), "other" (a domain, mode or
+  task that is none of `domains`), "unrewarded" (recorded or judged anew below
+  1, or not what the environment answers).
+  """
+  specs = {
+    (s.domain, s.solo, s.task_id): s
+    for d in domains
+    for split in d.splits.values()
+    for s in split
+  }
+  kept, counts = [], Counter()
+  for r in read(path):
+    spec = specs.get((r.domain, r.solo, r.task.id))
+    if spec is None or spec.split != "train":
+      counts[spec.split if spec else "other"] += 1
+      continue
+    judged = judge(r)
+    earned = r.reward in (None, 1) and judged.verdict.reward == 1
+    if earned and judged.diverged is None:
+      kept.append(dataclasses.replace(episode(r, judged), task=spec))
+      counts["kept"] += 1
+    else:
+      counts["unrewarded"] += 1
+  return kept, counts
 
 
 def judge(
@@ -111,7 +151,11 @@ def _json(path: Path) -> Any:
   opener = gzip.open if path.suffix == ".gz" else open
   try:
     with opener(path, "rt", encoding="utf-8") as f:
-      return json.load(f)
+      if ".jsonl" not in path.suffixes:
+        return json.load(f)
+      lines = [json.loads(line) for line in f]
+      # A broken user or environment is no conversation to be judged.
+      return {"simulations": [s for s in lines if not s.get("failure")]}
   except FileNotFoundError:
     raise ValueError(f"{path}: no such file") from None
   except (ValueError, EOFError, gzip.BadGzipFile) as e:
