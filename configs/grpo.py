@@ -24,7 +24,7 @@ def get_config():
     "sampler": "without_replacement",  # tasks.stream.batches
     "tasks_per_step": 4,
     "group": 4,
-    "baseline": "group",
+    "baseline": "group",  # group_sd | leave_one_out
     "greedy": True,  # at evaluation
     "slots": 16,  # conversations sampled at a time
     "max_turns": 60,
@@ -36,6 +36,7 @@ def get_config():
     "max_tasks_per_domain": placeholder(int),
     "max_eval_tasks": placeholder(int),
     "references": True,
+    "demonstrations": placeholder(str),  # a file of recorded conversations
   }
   config.agent.name = "llm"
   config.agent.args = {
@@ -63,4 +64,5 @@ def get_config():
   config.train.batch_size = 16
   config.train.save_interval = 20
   config.log_interval = 10
+  config.record = ("train",)
   return config

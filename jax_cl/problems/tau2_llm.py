@@ -21,7 +21,15 @@ from jax_cl.agents import llm
 from jax_cl.policies import lora, tiny, weights
 from jax_cl.policies.base import Policy
 from jax_cl.problems import _tau2
-from jax_cl.tasks import actions, demos, protocol, reference, stream, users
+from jax_cl.tasks import (
+  actions,
+  demos,
+  protocol,
+  recorded,
+  reference,
+  stream,
+  users,
+)
 from jax_cl.tasks import env as env_lib
 
 REFERENCES = ("do_nothing", "always_transfer", "oracle")
@@ -47,6 +55,7 @@ class Options:
   references: bool
   protocol: Mapping[str, Any]  # what `protocol.describe` asks for
   max_eval_tasks: int | None
+  demonstrations: str | None  # a file of them
 
 
 class Tau2LLM:
@@ -74,10 +83,18 @@ class Tau2LLM:
       d.name: model.chat.prompt(*prompt(d, options.prompt)) for d in domains
     }
     self._spaces: dict[str, actions.ActSpace] = {}
+    self._imported, self._counts = [], {}
+    if options.demonstrations:
+      self._imported, self._counts = recorded.demonstrations(
+        options.demonstrations, domains
+      )
     self._tokens = 0  # sampled by this process
     self._cut = 0  # demonstrations that were too long for a row
     self.fingerprint = _tau2.digest(
-      domains, model.chat.tokenizer.to_str(), f"{model.name} {options.prompt}"
+      domains,
+      model.chat.tokenizer.to_str(),
+      f"{model.name} {options.prompt}",
+      *(f"{e.task} {e.turns}" for e in self._imported),
     )
 
   @functools.cached_property
@@ -96,6 +113,8 @@ class Tau2LLM:
       out["protocol"]["deviations"]["max_eval_tasks"] = {
         "protocol": None, "run": o.max_eval_tasks,
       }  # fmt: skip
+    if o.demonstrations:
+      out["demonstrations"] = dict(self._counts)
     if o.references:
       one = lambda name, specs: _tau2.score(
         name, specs, self._make_user, o.max_turns
@@ -117,6 +136,7 @@ class Tau2LLM:
     """Conversations that tau2 accepts, of the stage's train tasks."""
     specs = demos.train_only(self.stages[stage].train)
     done = [self._demonstrate(s) for s in specs]
+    done += [e for e in self._imported if e.task in specs]
     good = [e for e in done if e.reward == 1]
     if specs and not good:
       raise ValueError(
@@ -184,7 +204,13 @@ class Tau2LLM:
       for g, spec in enumerate(specs)
       for k in range(o.group)
     ]
-    return self._run(params, frozen, jobs, stage, step, self._model.temperature)
+    done = self._run(params, frozen, jobs, stage, step, self._model.temperature)
+    return [self._told(e) for e in done]
+
+  def _told(self, e: types.Episode) -> types.Episode:
+    """With what `train` logs of a step's episodes: `info["figures"]`."""
+    e = _tau2.counted(e, self._domains[e.task.domain])
+    return dataclasses.replace(e, info={**e.info, "figures": figures(e.info)})
 
   def batch(self, episodes, seed, every=False):
     adv = batching.advantages(episodes, self.options.baseline)
@@ -225,11 +251,15 @@ class Tau2LLM:
 
   def note(self) -> str:
     """What was sampled, and which demonstrations did not fit a row."""
-    return (
+    out = (
       f"{self._tokens:,} tokens sampled, {self._engine.compiles} compiles of "
       f"the engine; {self._cut} demonstrations cut at {self.options.length} "
       "tokens"
     )
+    if self.options.demonstrations:
+      found = ", ".join(f"{n} {k}" for k, n in sorted(self._counts.items()))
+      out += f"; of {self.options.demonstrations}: {found}"
+    return out
 
   # -------------------------------------------------------------- evaluation
 
@@ -262,6 +292,31 @@ class Tau2LLM:
     ]
 
 
+def figures(info: Mapping[str, Any]) -> dict[str, float]:
+  """Numbers of one sampled conversation.
+
+  valid_calls:     share of its answers that parse.
+  tool_accuracy:   share of its calls that gold has (`metrics.tool_counts`).
+  truncated, overflow, malformed: whether it was ended by an answer that
+                   reached its limit, a full context, or any other event.
+  """
+  events = dict(info["events"])
+  out = {
+    "truncated": float(events.pop("truncated", 0)),
+    "overflow": float(events.pop("context", 0)),
+    "malformed": float(sum(events.values())),
+    "answers": float(info["answers"]),
+    "tokens": float(info["tokens"]),
+    "tokens_sampled": float(info["tokens_sampled"]),
+  }
+  wrong = out["truncated"] + out["overflow"] + out["malformed"]
+  if info["answers"]:
+    out["valid_calls"] = 1 - wrong / info["answers"]
+  if info["tool_calls"]:
+    out["tool_accuracy"] = info["tool_hits"] / info["tool_calls"]
+  return out
+
+
 def _seed(seed: int, spec: types.TaskSpec, trial: int) -> int:
   """Of one evaluated episode: its own, whatever else is evaluated."""
   name = f"{spec.domain}/{spec.task_id}/{trial}".encode()
@@ -286,12 +341,16 @@ def prompt(
 
 
 def _opening(e: types.Episode) -> tuple[list[types.Turn], list[types.Turn]]:
-  """The turns before the agent's first, and those from it on."""
+  """The turns before the agent's first, and those from it on.
+
+  A greeting and a task's own history are said for the agent, not by it.
+  """
   turns = list(e.turns)
-  if e.task.solo:
-    return [types.Turn("user", stream.ticket(e.task))], turns
-  first = next(i for i, t in enumerate(turns) if i and t.role == "assistant")
-  return turns[:first], turns[first:]
+  given = stream.begun(e.task) or int(not e.task.solo)
+  own = (i for i, t in enumerate(turns) if t.role == "assistant")
+  first = next((i for i in own if i >= given), len(turns))
+  ticket = [types.Turn("user", stream.ticket(e.task))] if e.task.solo else []
+  return ticket + turns[:first], turns[first:]
 
 
 def make(
@@ -323,6 +382,7 @@ def make(
   max_tasks_per_domain: int | None = None,
   max_eval_tasks: int | None = None,
   references: bool = True,
+  demonstrations: str | None = None,
 ) -> Tau2LLM:
   """The stream of tau2 domains for the policy layer.
 
@@ -346,6 +406,9 @@ def make(
     max_eval_tasks: keeps that many val and test tasks a domain, for quick
       tests; the run's protocol then names the deviation.
     references: measure floors and ceilings for run.json.
+    demonstrations: a file that `tasks.recorded` reads (tau2's results, a run's
+      trajectories.jsonl); its rewarded conversations of train tasks are cloned
+      beside our own, each in its domain's stage.
   """
   names.check("prompt", prompt, PROMPTS)
   names.check("sampler", sampler, stream.SAMPLERS)
@@ -387,6 +450,7 @@ def make(
       references=references,
       protocol={**where, "user": user},
       max_eval_tasks=max_eval_tasks,
+      demonstrations=demonstrations,
     ),
     found,
     stages,

@@ -419,6 +419,12 @@ def scenario(spec: TaskSpec) -> Scenario:
   )
 
 
+def begun(spec: TaskSpec) -> int:
+  """Turns of a conversation that the task itself brings."""
+  initial = task(spec).initial_state
+  return len((initial.message_history if initial else None) or ())
+
+
 def ticket(spec: TaskSpec) -> str:
   """What the agent is told in solo mode, in place of a user."""
   text = task(spec).ticket
