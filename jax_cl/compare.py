@@ -544,6 +544,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     orders=options.orders,
     baselines=options.baselines,
     repeat_aa=options.repeat_aa,
+    workers=options.workers,
     command=" ".join(["python -m jax_cl.compare", *argv]),
   )
   print_summary(found, options.workdir)

@@ -257,6 +257,25 @@ def test_processes_find_what_one_finds(config, tmp_path):
   assert len(two["failures"]) == 2 and one["failures"] == two["failures"]
 
 
+def test_options_reach_the_grid(tmp_path, monkeypatch):
+  asked = {}
+
+  def grid(*args, **options):
+    asked.update(options)
+    raise ValueError("seen")
+
+  monkeypatch.setattr(compare, "compare", grid)
+  monkeypatch.setattr(compare, "share_compiles", lambda folder: None)
+  argv = ["--config=configs/blobs.py", f"--workdir={tmp_path}", "--workers=3"]
+  with pytest.raises(ValueError, match="seen"):
+    compare.main([*argv, "--methods=replay", "--orders=latin", "--repeat_aa"])
+  command = asked.pop("command")
+  assert command.startswith("python -m jax_cl.compare --config=configs/blobs")
+  assert asked == {
+    "orders": "latin", "baselines": [], "repeat_aa": True, "workers": 3,
+  }  # fmt: skip
+
+
 def test_published_figures_stand_beside_ours(config, tmp_path):
   config.published = {"source": "Elsewhere 1.0", "replay": (0.4, 0.05)}
   names = ["sequential", "replay"]
