@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from jax_cl.tasks import entities
 
 ORDER = {
@@ -127,3 +129,40 @@ def test_a_union_takes_several_types():
   seen = entities.Seen()
   seen.read_speech("Bill B1234321 of line L1002, customer C1001.", 0)
   assert set(_ids(seen, "id")) == {"B1234321", "L1002", "C1001"}
+
+
+@pytest.mark.parametrize(
+  "text, state",
+  [
+    ("5 Oak Street, Apt 2, Fort Worth, Texas, 76165", "TX"),
+    ("101 Highway, New York, 10001", "NY"),  # the city's own
+    ("5 Oak Street, Austin, TX, 78701", "TX"),
+  ],
+)
+def test_states_are_written_out_or_left_out(text, state):
+  seen = entities.Seen()
+  seen.read_speech(f"I live at {text}.", 0)
+  (address,) = _ids(seen, "address")
+  assert address["state"] == state
+
+
+def test_people_with_birthdays_and_cities():
+  seen = entities.Seen()
+  seen.read_speech("Ann Lee, born 1980-01-02, flies from Boston to Seattle.", 0)
+  assert _ids(seen, "passenger") == [
+    {"first_name": "Ann", "last_name": "Lee", "dob": "1980-01-02"}
+  ]
+  assert sorted(_ids(seen, "airport")) == ["BOS", "SEA"]
+
+
+def test_a_flight_found_is_one_of_the_day_that_was_searched():
+  seen = entities.Seen()
+  flight = {"flight_number": "HAT001", "origin": "JFK", "destination": "SEA",
+            "date": None, "prices": {"economy": 90}}  # fmt: skip
+  where = {"origin": "JFK", "destination": "SEA", "date": "2024-05-20"}
+  tool = "search_direct_flight"
+  seen.read_look_up(json.dumps([flight]), 0, tool, where)
+  leg = {"flight_number": "HAT001", "date": "2024-05-20"}
+  assert _ids(seen, "leg") == [leg]
+  assert seen.offers["HAT001", "2024-05-20"]["prices"]["economy"] == 90
+  assert len(seen.searches[tool, entities.key_of(where)]) == 1

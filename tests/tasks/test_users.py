@@ -173,6 +173,14 @@ def test_if_asked_it_says_what_it_is_told_to():
   assert "54321" not in ask(user, speech.say("ask:name_zip"))
 
 
+def test_asked_which_one_it_says_which():
+  told = "If the agent asks for which lamp, it is the tall one."
+  scenario = dataclasses.replace(RETAIL, task_instructions=told)
+  user, _ = started(scenario)
+  assert "tall" not in ask(user, speech.say("ask:details"))
+  assert "It is the tall one." in ask(user, speech.say("ask:items"))
+
+
 def test_clauses_wait_for_their_condition():
   user, opening = started(RETAIL)
   assert "bulb" not in opening and "broken" not in opening
