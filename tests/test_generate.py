@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from peers import quick_jit
 
 from jax_cl import generate
+from jax_cl.bench import generate as bench
 from jax_cl.policies import base, llama, slots
 
 POLICY = llama.make("tiny", layers=2, context=512)
@@ -161,8 +163,8 @@ def test_gradients_through_a_shared_prompt_are_those_of_whole_rows():
     x, _ = POLICY.hidden(params, own, row(T, P), jnp.ones_like(own), after)
     return (jnp.sin(x) * jnp.broadcast_to(weight, x.shape)).sum()
 
-  a, ga = jax.jit(jax.value_and_grad(plain))(STACKED)
-  b, gb = jax.jit(jax.value_and_grad(shared))(STACKED)
+  a, ga = quick_jit(jax.value_and_grad(plain))(STACKED)
+  b, gb = quick_jit(jax.value_and_grad(shared))(STACKED)
   np.testing.assert_allclose(a, b, rtol=1e-5)
   for x, y in zip(jax.tree.leaves(ga), jax.tree.leaves(gb), strict=True):
     np.testing.assert_allclose(y, x, atol=2e-5 * float(jnp.abs(x).max()))
@@ -239,3 +241,26 @@ def test_a_draw_depends_on_seed_and_position_alone():
   a, b = at([1, 2], [5, 9])
   assert at([2, 1], [9, 5]) == [b, a]
   assert at([1, 1], [5, 6])[0] == a and at([1, 1], [5, 6])[1] != a
+
+
+# ------------------------------------------------------------------- benchmark
+
+
+def test_the_benchmark_measures_both_sides(monkeypatch):
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  # In this process, at sizes that compile at once; the sides run apart else.
+  monkeypatch.setattr(bench, "_apart", lambda f, shape, sizes: f(shape, sizes))
+  monkeypatch.setitem(bench.SHAPES, "tiny", lambda: POLICY)
+  sizes = {
+    "rows": 2, "prompt": 16, "new": 4, "prefix": 130, "turns": 2, "read": 3,
+    "sampled": 2, "conversations": 2, "repeats": 1,
+  }  # fmt: skip
+  whats = ("prefill", "decode")  # `multi_turn` costs a minute of compiling
+  rows = list(bench.run(shapes=("tiny",), whats=whats, **sizes))
+  assert [r["what"] for r in rows] == ["prefill", "decode"]
+  for row in rows:
+    assert row["ours"] > 0 and row["peer"] > 0
+    assert row["ratio"] == row["ours"] / row["peer"]
+  with pytest.raises(ValueError, match="did you mean 'decode'"):
+    list(bench.run(whats=("decod",)))
