@@ -23,7 +23,7 @@ def base():
 
 
 def test_the_published_split(base):
-  assert [len(base[k].y) for k in ("train", "val", "test")] == [1347, 270, 450]
+  assert [len(base[k].y) for k in ("train", "val", "test")] == [1347, 256, 450]
   assert base["train"].x.max() == 1 and base["train"].x.shape[1] == 64
   counts = np.bincount(base["test"].y)
   assert counts.min() >= 43 and counts.max() <= 46  # stratified
@@ -31,7 +31,8 @@ def test_the_published_split(base):
 
 def test_val_can_be_held_out(base):
   held = digits.digits(hold_out=True)
-  assert len(held["train"].y) == 1347 - 270
+  assert len(held["train"].y) == 1347 - 256
+  assert 1347 % 32 == len(held["train"].y) % 32 == 3
   np.testing.assert_array_equal(held["val"].x, base["val"].x)
   seen = {x.tobytes() for x in held["train"].x}
   assert not any(x.tobytes() in seen for x in held["val"].x)
