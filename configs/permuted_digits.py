@@ -9,9 +9,14 @@ cores, no download. The setting is that of a table made with Avalanche 0.6.0
 64-100-100-10, SGD .1, batches of 32, ten epochs a task, 200 rows remembered in
 all. Expected: sequential within its spread, .50 +- .04, all others above it.
 
-Strengths were chosen by val (`stream.hold_out`), seeds 0 and 1; the figures
+Strengths were chosen by val (`stream.hold_out`), seeds 0 to 2; the figures
 behind each are in its comment. They are not Avalanche's, whose estimators and
 factors differ from ours (`jax_cl/bench/_avalanche.py`).
+
+An epoch ends in a batch of 3 rows, and SGD .1 on three rows often throws the
+net off: after its own stage a task is known at .95 or at .55. The published
+runs have the same last batch. A strong pull to such weights is worse than
+none, which is why the strengths are small.
 """
 
 from configs import common
@@ -31,7 +36,9 @@ PUBLISHED = {
   "derpp": (0.924, 0.034),
   "cumulative": (0.967, 0.001),
 }
-ROWS = 40  # remembered a task: 200 in all
+# Remembered a task. The published 200 in all are 50 of each earlier task while
+# the fifth trains; here a task has its 50 from the first to the last stage.
+ROWS = 50
 
 
 def get_config():
@@ -62,17 +69,17 @@ def strengths(args):
   for name in args:
     if "capacity" in args[name]:
       args[name].capacity = ROWS
-  # val .64 at lam 10; .60 at 100, .50 at 1000
-  args.ewc.lam = 10.0
-  # val .70 at lam 10; .60 at 1 and .58 at 100
-  args.online_ewc.lam = 10.0
-  # val .67 at lam 1, xi .1; .65 at lam .3; .53 at lam 1 with xi .001
-  args.si.lam, args.si.xi = 1.0, 0.1
-  # val .66 at lam .03; .65 at .01, .63 at .1, .47 at 1
-  args.mas.lam = 0.03
-  # val .65 at lam 1; .59 at .3, .43 at 3
-  args.lwf.lam = 1.0
-  # val .90 at lam 4, .88 at 1
+  # val .59 at lam 1; .58 at 3, .54 at 10
+  args.ewc.lam = 1.0
+  # val .62 at lam 1; .60 at 3, .55 at 10
+  args.online_ewc.lam = 1.0
+  # val .62 at lam .1; .60 at .03, .57 at .3, .56 at .1 with xi 1
+  args.si.lam, args.si.xi = 0.1, 0.1
+  # val .61 at lam .003; .61 at .001, .56 at .01
+  args.mas.lam = 0.003
+  # val .59 at lam .5; .58 at 1
+  args.lwf.lam = 0.5
+  # val .91 at lam 4; .89 at 1
   args.kl_previous.lam = 4.0
   # A memory batch as large as the new one, as the published replay has it;
   # the published A-GEM's reference is 64 rows.
