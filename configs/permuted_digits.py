@@ -86,3 +86,4 @@ def strengths(args):
   for name in ("replay", "selective_replay", "custom_replay", "mir"):
     args[name].ratio = 1.0
   args.agem.ratio = 2.0
+  args.gradient_replay["items"] = 32  # `.items` is the mapping's own
