@@ -12,6 +12,7 @@ the logs back to it, and so writes, to the bit, what an undisturbed run writes.
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import json
 import math
@@ -157,7 +158,7 @@ def trajectory_row(
     **episode_row(episode, phase, stage, step),
     "solo": episode.task.solo,
     "termination_reason": episode.termination,
-    "messages": [_message(t) for t in episode.turns],
+    "messages": [_message(t, i) for i, t in enumerate(episode.turns)],
     "rows": [
       {
         "ids": r.ids,
@@ -172,10 +173,15 @@ def trajectory_row(
   return _plain(row)
 
 
-def _message(turn: types.Turn) -> dict[str, Any]:
-  """A turn as tau2's results files write it."""
+def _message(turn: types.Turn, place: int) -> dict[str, Any]:
+  """A turn as tau2's results files write it.
+
+  tau2 sorts messages by their time, which is their place here: a run that is
+  repeated writes the same.
+  """
+  time = datetime.datetime(2000, 1, 1) + datetime.timedelta(seconds=place)
   out: dict[str, Any] = {
-    "role": turn.role, "content": turn.content, "timestamp": turn.timestamp,
+    "role": turn.role, "content": turn.content, "timestamp": time.isoformat(),
   }  # fmt: skip
   if turn.role == "tool":
     return out | {
