@@ -13,10 +13,11 @@ tokens of -A log pi.
 
 Everything is summed over micro-batches of `micro` rows, each rematerialised,
 and divided once, so that gradients depend on neither their number nor on
-padding. Logits exist for `chunk` positions of a micro-batch at a time. What is
-trained is a sub-tree (`trains`): methods never see the rest. With adapters the
-base model is the tree without them, so the KL reference costs no memory; when
-the whole tree is trained, a copy is kept only if `kl` > 0.
+padding. Logits exist for `chunk` positions of a micro-batch at a time, and for
+sampled tokens alone. What is trained is a sub-tree (`trains`): methods never
+see the rest. With adapters the base model is the tree without them, so the KL
+reference costs no memory; when the whole tree is trained, a copy is kept only
+if `kl` > 0.
 """
 
 from __future__ import annotations
@@ -98,15 +99,14 @@ def make(
     whole = lambda p: tree.join(p, frozen["rest"])
 
     def tokens(params, batch: Batch):
-      """(log pi of the actions, entropy, was it the mode): f32[B, T] each."""
+      """(log pi of the actions, entropy, was it the mode): f32[B, T] each, at
+      sampled tokens; what stands elsewhere means nothing."""
       obs = batch.obs
       x, _ = model.hidden(
         params, obs["tokens"], obs["positions"], obs["segments"]
       )
-      return _in_chunks(
-        lambda x, a: _read(model.unembed(params, x) / temperature, a),
-        chunk, x, batch.action,
-      )  # fmt: skip
+      read = lambda x, a: _read(model.unembed(params, x) / temperature, a)
+      return _where_sampled(read, chunk, x, batch.action, batch.mask != 0)
 
     def logp(p, batch):
       return tokens(whole(p), batch)[0]
@@ -235,7 +235,7 @@ def _read(logits_BTV, action_BT):
 
 def _in_chunks(f, size: int, x_BTD, of):
   """f(x, of) for `size` positions at a time; leaves lead with B, T."""
-  B, T = of.shape[:2]
+  B, T = x_BTD.shape[:2]
   if T <= size:
     return f(x_BTD, of)
   n = -(-T // size)
@@ -248,9 +248,35 @@ def _in_chunks(f, size: int, x_BTD, of):
   )
   # Checkpointed: only x is kept for the way back, not the logits.
   body = jax.checkpoint(lambda xa: f(*xa))
-  parts = jax.lax.map(body, (cut(x_BTD), cut(of)))
+  parts = jax.lax.map(body, jax.tree.map(cut, (x_BTD, of)))
   glue = lambda y: jnp.moveaxis(y, 0, 1).reshape(B, n * size, *y.shape[3:])
   return jax.tree.map(lambda y: glue(y)[:, :T], parts)
+
+
+def _where_sampled(f, size: int, x_BTD, action_BT, sampled_BT):
+  """f(x, action) at sampled positions, `size` at a time.
+
+  Sampled ones are moved to the front, so that logits are made for them and not
+  for what others said: chunks without any are skipped, and are 0.
+  """
+  T = action_BT.shape[1]
+  if T <= size:
+    return f(x_BTD, action_BT)
+  front_BT = jnp.argsort(~sampled_BT, axis=1, stable=True)
+  back_BT = jnp.argsort(front_BT, axis=1)
+  take = lambda y, i: jnp.take_along_axis(
+    y, i.reshape(*i.shape, *(1,) * (y.ndim - 2)), axis=1
+  )
+
+  def some(x, of):
+    action, sampled = of
+    out = jax.eval_shape(f, x, action)
+    none = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), out)
+    return jax.lax.cond(jnp.any(sampled), lambda: f(x, action), none)
+
+  of = take(action_BT, front_BT), take(sampled_BT, front_BT)
+  parts = _in_chunks(some, size, take(x_BTD, front_BT), of)
+  return jax.tree.map(lambda y: take(y, back_BT), parts)
 
 
 def _accumulate(f: Callable[[Batch], Sums], batch: Batch, micro: int) -> Sums:
