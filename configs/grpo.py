@@ -63,6 +63,9 @@ def get_config():
   config.optim.clip = 1.0
   config.train.batch_size = 16
   config.train.save_interval = 20
+  # Rows of the Fisher information are what the policy itself sampled.
+  config.cl.args.ewc.fisher = "empirical"
+  config.cl.args.online_ewc.fisher = "empirical"
   config.log_interval = 10
   config.record = ("train",)
   return config

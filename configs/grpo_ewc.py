@@ -1,0 +1,19 @@
+"""`grpo_tiny` with online EWC: the Fisher information of own conversations.
+
+  python -m jax_cl.main --config=configs/grpo_ewc.py
+  python -m jax_cl.main --config=configs/grpo_ewc.py --config.cl.name=replay
+
+Two idle CPU cores, 40 minutes and those of 3 x 64 conversations more, which
+the Fisher information is taken from. Not run yet: its numbers are not known,
+and the strength is the method's default, not one that was chosen on val.
+Adapters alone: --config.agent.args.lora_rank=8.
+"""
+
+from configs import grpo_tiny
+
+
+def get_config():
+  config = grpo_tiny.get_config()
+  config.cl.name = "online_ewc"
+  config.cl.args.online_ewc.samples = 64
+  return config
