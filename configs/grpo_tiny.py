@@ -9,7 +9,8 @@ are assumed to take 15. The run was not made yet: its numbers are not known.
 Telecom has no user here: the agent holds the phone. Its demonstrations are 865
 to 2846 tokens long, half of them below 1568; 1792 hold most, and whatever goes
 on for longer ends with reward 0. Demonstrations of airline are 1915 tokens and
-more, so only their beginnings are learned: expect no more than its floor.
+more, so only their beginnings are learned: expect no more than its floor, .30
+of the test split for doing nothing.
 Mock's conversations are short, and its splits tiny.
 """
 
