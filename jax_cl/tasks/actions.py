@@ -442,6 +442,8 @@ class State:
       options = [e for e in options if e.key not in taken]
       if picked and slot.type != "payment_amount":  # it ends when it is paid
         options = [*options, STOP]
+    # Nothing to pay with: the call says so, and the tool refuses it.
+    options = options or [STOP]
     return Choice(slot, options, [True] * len(options), len(picked))
 
   def _open_slot(self) -> Slot | None:

@@ -126,9 +126,12 @@ def price_of_booking(seen, picks: Mapping[str, Sequence[Any]]) -> float:
 def price_of_change(seen, id: str, picks: Mapping[str, Sequence[Any]]) -> float:
   """What other flights, another cabin or more bags cost beyond what was paid.
 
-  A flight that is kept in its cabin keeps its price.
+  A flight that is kept in its cabin keeps its price. 0 where it cannot be
+  told: a learner may change what it has never looked at.
   """
-  trip = seen.records[id]
+  trip = seen.records.get(id, {})
+  if "flights" not in trip:
+    return 0.0
   if bags := picks.get("nonfree_baggages"):
     more = bags[0].value - trip.get("nonfree_baggages", 0)
     return float(BAG_FEE * max(more, 0))
@@ -140,7 +143,7 @@ def price_of_change(seen, id: str, picks: Mapping[str, Sequence[Any]]) -> float:
     if at in own and cabin == [trip.get("cabin")]:
       price += own[at]
     elif at in seen.offers:
-      price += seen.offers[at]["prices"][cabin[0]]
+      price += seen.offers[at]["prices"].get(cabin[0] if cabin else "", 0)
     else:
       return 0.0
   return price * seats(trip) - fare(trip)
