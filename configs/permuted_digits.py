@@ -83,7 +83,7 @@ def strengths(args):
   args.kl_previous.lam = 4.0
   # val .85 at ratio .5, 1 and .25 alike
   args.replay.ratio = 0.5
-  # val .87 at alpha .1, .85 at .05; at .1 one of three whole runs diverged
+  # val .87 at alpha .1, .85 at .05; either way one of three whole runs ends low
   args.maml.alpha, args.maml.ratio = 0.05, 1.0
   # A memory batch as large as the new one, as DER's; the published A-GEM's
   # reference is 64 rows.
