@@ -25,7 +25,7 @@ def test_a_difference_from_the_log_is_told(finished, tmp_path, capsys):
   log.write_text("\n".join(lines) + "\n")
   assert evaluate.main([f"--workdir={workdir}"]) == 1
   assert (
-    "1 differences from the log, first: perm2 11" in capsys.readouterr().out
+    "1 differences from the log, first: perm2 test11" in capsys.readouterr().out
   )
 
 
