@@ -179,7 +179,8 @@ class Seen:
 
   def types(self) -> set[str]:
     """Types, and unions of types, of which something was named."""
-    named = {t for t, table in self.by_type.items() if table}
+    held = (t for t, table in self.by_type.items() if table)
+    named = {t for t in held if t not in UNIONS}  # `of` reads a union's parts
     return named | {u for u, ts in UNIONS.items() if named & set(ts)}
 
   def of(self, type: str) -> list[Entity]:

@@ -18,8 +18,7 @@ def space():
 def play(space, spec, domain, seed, trust):
   """Random legal choices; hinted ones with probability `trust`."""
   rng, make = random.Random(seed), users.make("scripted")
-  names = (a.name for a in space.acts if domain.name in a.domains)
-  state = actions.State(space, frozenset(names), False, domain.today)
+  state = actions.State(space, frozenset(space.index), False, domain.today)
   env = env_lib.Env(spec, make(), seed=seed, max_turns=60)
   demos.observe(env, state, env.reset())
   while not env.done:
