@@ -2,10 +2,11 @@
 
   python -m jax_cl.main --config=configs/quickstart.py
 
-Two CPU cores, at most 15 minutes the first time, 5 with a warm cache. Expected
-with seed 0 on test, after the last stage: airline near .05 after .35 in its own
-stage, retail near .18, telecom near .6. The floors of doing nothing are .30,
-.05 and .00; of always transferring .30, .05 and .30.
+Two CPU cores, about 3 minutes, the first time included (at most 15). Expected
+with seed 0 on test, after the last stage: airline near .00 after .40 in its own
+stage, retail .23 after .25, telecom 1.00. The floors of doing nothing are .30,
+.05 and .00; of always transferring .30, .05 and .30; what hand-written rules
+earn without learning is in the row `rules_alone`.
 """
 
 from ml_collections.config_dict import placeholder
