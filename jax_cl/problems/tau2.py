@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,13 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_cl import batching, metrics, names, rollouts, types
+from jax_cl import batching, names, rollouts, types
 from jax_cl.agents import embed, features, scorer
+from jax_cl.problems import _tau2
 from jax_cl.tasks import (
   actions,
   demos,
   protocol,
-  reference,
   rules,
   stream,
   users,
@@ -69,15 +68,9 @@ class Tau2:
     self.domains = tuple(d.name for d in domains)
     self._domains = {d.name: d for d in domains}
     self._place = {name: i for i, name in enumerate(self.domains)}
-    used = {t for stage in stages for t in stage.train}
-    self.sizes = {
-      d.name: {k: len(v) for k, v in d.splits.items()}
-      | {"train": sum(t in used for t in d.splits["train"])}
-      for d in domains
-    }
-    specs = [s for d in domains for v in d.splits.values() for s in v]
-    self.tasks = tuple(specs)
-    self._task = {(s.domain, s.task_id): i for i, s in enumerate(specs)}
+    self.sizes = _tau2.sizes(domains, stages)
+    self.tasks = _tau2.table(domains)
+    self._task = {(s.domain, s.task_id): i for i, s in enumerate(self.tasks)}
     self.seed, self.batch_size = seed, batch_size
     self._tools, self._baseline = tools, baseline
     self._explore = explore
@@ -107,12 +100,11 @@ class Tau2:
     )
     self._act = rollouts.jit_act(self.agent)
     self._demos: dict[Any, types.Batch] = {}  # a cache: (tasks, acts) -> rows
-    digest = hashlib.sha256("".join(f"{s}" for s in specs).encode())
-    for name in self.domains:
-      digest.update(protocol.data_hash(name).encode())
-    digest.update(f"{self.embedder.name} {self.featurizer.spec}".encode())
-    digest.update(",".join(self.space.index).encode())
-    self.fingerprint = digest.hexdigest()[:16]
+    self.fingerprint = _tau2.digest(
+      domains,
+      f"{self.embedder.name} {self.featurizer.spec}",
+      ",".join(self.space.index),
+    )
 
   @functools.cached_property
   def about(self) -> dict[str, Any]:
@@ -157,8 +149,7 @@ class Tau2:
     elif name == "rules_alone":
       done = [self._by_rules(s) for s in specs]
     else:
-      make = reference.make(name)
-      done = [self._play(s, make()) for s in specs]
+      return _tau2.score(name, specs, self._make_user, self._max_turns)
     return float(np.mean([e.reward for e in done]))
 
   def _by_rules(self, spec: types.TaskSpec) -> types.Episode:
@@ -169,14 +160,6 @@ class Tau2:
     user = None if spec.solo else self._make_user()
     env = env_lib.Env(spec, user, seed=0, max_turns=self._max_turns)
     return rules.run(spec, env, state)
-
-  def _play(self, spec: types.TaskSpec, policy) -> types.Episode:
-    user = None if spec.solo else self._make_user()
-    env = env_lib.Env(spec, user, max_turns=self._max_turns)
-    env.reset()
-    while not env.done:
-      env.step(policy(env))
-    return env.episode()
 
   # ---------------------------------------------------------------- learning
   def demos(self, stage: int) -> types.Batch:
@@ -253,42 +236,10 @@ class Tau2:
 
   def _draw(self, rng, stage: int, step: int, mix) -> list[types.TaskSpec]:
     """The train tasks of one step: the stage's own, and old ones by `mix`."""
-    own, n = self.stages[stage], self._tasks_per_step
-    # A stage that comes back (interleaved) goes on where it left off.
-    before = sum(
-      s.steps - s.clone_steps
-      for s in self.stages[:stage]
-      if s.domains == own.domains
-    )
-    batch = stream.batches(
-      self._sampler,
-      demos.train_only(own.train),
-      n,
-      seed=self.seed,
-      steps=max(own.steps - own.clone_steps, 1),
-    )
-    specs = list(batch(before + step - own.clone_steps))
-    if mix is None:
-      return specs
-    here = np.array([d in own.domains for d in self.domains])
-    old = np.where(here, 0.0, mix)
-    total = int(n * old.sum() + 1e-4)
-    if not total:
-      return specs
-    specs = specs[: int(np.ceil(n * np.sum(mix, where=here) - 1e-4))]
-    counts = _apportion(rng, old, total)
-    for domain, count in zip(self.domains, counts, strict=True):
-      if count:
-        pool = self._trained(domain, stage)
-        picked = rng.choice(len(pool), count, replace=count > len(pool))
-        specs += [pool[i] for i in picked]
-    return specs
-
-  def _trained(self, domain: str, stage: int) -> tuple[types.TaskSpec, ...]:
-    """The tasks of a domain that stages before this one learned from."""
-    earlier = self.stages[:stage]
-    specs = [t for s in earlier for t in s.train if t.domain == domain]
-    return demos.train_only(dict.fromkeys(specs))
+    return _tau2.draw(
+      rng, self.stages, stage, step, mix, self.domains,
+      sampler=self._sampler, n=self._tasks_per_step, seed=self.seed,
+    )  # fmt: skip
 
   def batch(self, episodes, seed, every=False):
     adv = batching.advantages(episodes, self._baseline)
@@ -344,7 +295,7 @@ class Tau2:
       for trial in range(trials)
     ]
     done = self._run(params, frozen, jobs, greedy=self._greedy, record=False)
-    return [self._counted(e) for e in done]
+    return [_tau2.counted(e, self._domains[domain]) for e in done]
 
   def _run(self, params, frozen, jobs, greedy, record, temperature=1.0):
     return rollouts.run(
@@ -371,37 +322,6 @@ class Tau2:
         where.update(s.domains)
     return frozenset(a.name for a in self.space.acts if a.domains & where)
 
-  def _counted(self, e: types.Episode) -> types.Episode:
-    """Adds what `episodes.jsonl` says of an episode."""
-    domain = self._domains[e.task.domain]
-    reads = {
-      t.name for t in (*domain.tools, *domain.user_tools) if t.kind == "read"
-    }
-    calls = [
-      (c.name, c.arguments)
-      for t in e.turns
-      if t.role == "assistant"
-      for c in t.tool_calls
-    ]
-    gold = [(a.name, a.arguments, a.compare_args) for a in demos.gold(e.task)]
-    n, hits, args = metrics.tool_counts(calls, gold, reads)
-    counts = {
-      "requires_write": demos.requires_write(e.task),
-      "tool_calls": n,
-      "tool_hits": hits,
-      "arg_hits": args,
-      "n_turns": len(e.turns),
-    }
-    return types.Episode(
-      e.task,
-      e.turns,
-      e.verdict,
-      e.termination,
-      e.decisions,
-      {**e.info, **counts},
-      e.failure,
-    )
-
 
 def _episode_seed(seed: int, domain: str, place: int, trial: int) -> int:
   """Of one trial of one task, whatever is evaluated beside it.
@@ -412,31 +332,10 @@ def _episode_seed(seed: int, domain: str, place: int, trial: int) -> int:
   return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-def _apportion(rng, shares: np.ndarray, total: int) -> np.ndarray:
-  """`total` things by `shares`; what does not divide goes by lot.
-
-  Systematic sampling: each count is its share rounded down or up, and right
-  in expectation.
-  """
-  order, counts = rng.permutation(len(shares)), np.zeros(len(shares), int)
-  ends = np.cumsum(shares[order]) * (total / shares.sum())
-  ends = np.floor(np.round(ends, 6) + rng.random())
-  counts[order] = np.diff(ends, prepend=0.0)
-  return counts
-
-
 def _accepted(e: types.Episode) -> bool:
   """The actions were right, whatever of the COMMUNICATE part is missing."""
   parts = {k: v for k, v in e.verdict.parts.items() if k != "COMMUNICATE"}
   return bool(e.verdict.parts) and all(v == 1 for v in parts.values())
-
-
-def _cut(domain: stream.Domain, most: int | None) -> stream.Domain:
-  """The domain with at most so many val and test tasks."""
-  splits = {
-    k: v if k == "train" else v[:most] for k, v in domain.splits.items()
-  }
-  return dataclasses.replace(domain, splits=splits)
 
 
 def make(
@@ -533,7 +432,9 @@ def make(
   return Tau2(
     seed=seed,
     batch_size=batch_size,
-    domains=[_cut(stream.load(d, **where), max_eval_tasks) for d in domains],
+    domains=[
+      _tau2.cut(stream.load(d, **where), max_eval_tasks) for d in domains
+    ],
     curriculum=curriculum,
     stages=stages,
     agent_args=agent.get("args", {}),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jax_cl.methods import replay
-from jax_cl.problems import tau2
+from jax_cl.problems import _tau2, tau2
 
 
 def _make(**options):
@@ -106,7 +106,7 @@ def test_old_tasks_are_rolled_out_again(what):
 def test_shares_that_do_not_divide_go_by_lot():
   rng = np.random.default_rng(0)
   shares = np.array([0.25, 0.0, 0.25, 0.5])
-  counts = np.array([tau2._apportion(rng, shares, 3) for _ in range(400)])
+  counts = np.array([_tau2.apportion(rng, shares, 3) for _ in range(400)])
   assert (counts.sum(axis=1) == 3).all() and (counts[:, 1] == 0).all()
   np.testing.assert_allclose(counts.mean(axis=0), shares * 3, atol=0.08)
 
