@@ -68,8 +68,7 @@ def grpo(
   dual: float | None = None,
 ) -> Sums:
   """The mean over tokens of each conversation, then over conversations."""
-  ratio_BT, adv_BT = _token_ratio(logp_BT, batch), batch.adv[:, None]
-  return by_row(clipped(ratio_BT, adv_BT, low, high, dual), batch)
+  return by_row(_clipped_tokens(logp_BT, batch, low, high, dual), batch)
 
 
 def bnpo(
@@ -81,8 +80,7 @@ def bnpo(
   dual: float | None = None,
 ) -> Sums:
   """The mean over all sampled tokens of the step."""
-  ratio_BT, adv_BT = _token_ratio(logp_BT, batch), batch.adv[:, None]
-  return by_token(clipped(ratio_BT, adv_BT, low, high, dual), batch)
+  return by_token(_clipped_tokens(logp_BT, batch, low, high, dual), batch)
 
 
 dapo = functools.partial(bnpo, high=0.28)
@@ -102,8 +100,8 @@ def dr_grpo(
   A constant in place of the length: long wrong answers are not forgiven. Goes
   with advantages that are not divided by the group's deviation.
   """
-  ratio_BT, adv_BT = _token_ratio(logp_BT, batch), batch.adv[:, None]
-  total, _ = by_token(clipped(ratio_BT, adv_BT, low, high, dual), batch)
+  loss_BT = _clipped_tokens(logp_BT, batch, low, high, dual)
+  total, _ = by_token(loss_BT, batch)
   return total, budget * jnp.sum(batch.weight)
 
 
@@ -175,6 +173,12 @@ def row_mean(
 def _rows(batch: Batch) -> Float[Array, " B"]:
   """Weight of each row; one in which nothing was sampled has none."""
   return batch.weight * (jnp.sum(batch.mask, axis=1) > 0)
+
+
+def _clipped_tokens(logp_BT, batch: Batch, low, high, dual):
+  """`clipped` of each token's ratio: f32[B, T]."""
+  ratio_BT, adv_BT = _token_ratio(logp_BT, batch), batch.adv[:, None]
+  return clipped(ratio_BT, adv_BT, low, high, dual)
 
 
 def _token_ratio(logp_BT, batch: Batch) -> Float[Array, "B T"]:
