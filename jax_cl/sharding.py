@@ -12,7 +12,10 @@ Fisher information, whose paths end as their parameter's do, lie where it lies.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +27,7 @@ from jax_cl import tree
 PyTree = Any
 Rule = tuple[str, tuple[str | None, ...]]
 AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # over which rows are split
 
 # (regex of the end of a path, mesh axis of each of the last dimensions); the
 # first that matches counts, and what no rule names is copied. Kernels are
@@ -70,7 +74,7 @@ def layout(
   # Explicit axes, the default, are refused by flax's Embed.
   mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
   return Layout(
-    NamedSharding(mesh, PartitionSpec(("data", "fsdp"))),
+    NamedSharding(mesh, PartitionSpec(ROWS)),
     NamedSharding(mesh, PartitionSpec()),
     rules,
   )
@@ -106,6 +110,29 @@ def constrain(of: PyTree, where: Layout) -> PyTree:
     return of
   constrain_one = jax.lax.with_sharding_constraint
   return jax.tree.map(constrain_one, of, shardings(where, of))
+
+
+@contextlib.contextmanager
+def inside(where: Layout) -> Iterator[None]:
+  """While a function is traced: `rows` knows the layout."""
+  if where.replicated is None:
+    yield
+    return
+  with jax.sharding.use_abstract_mesh(where.replicated.mesh.abstract_mesh):
+    yield
+
+
+def rows(x: jax.Array) -> jax.Array:
+  """x, split over devices by its leading axis, if the layout has any.
+
+  Weights that are split over rows' devices would otherwise pull activations
+  along: a layer's input would be split by width and copied for each row.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  parts = math.prod(mesh.shape.get(axis, 1) for axis in ROWS)
+  if parts == 1 or x.shape[0] % parts:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
 
 
 def _spec(path: str, shape, where: Layout, mesh: Any) -> PartitionSpec:

@@ -57,7 +57,12 @@ def make(
 
   def jit(f, **options):
     """`f` jitted; its results lie where the layout says."""
-    placed = functools.wraps(f)(lambda *a: settle(f(*a)))
+
+    @functools.wraps(f)
+    def placed(*args):
+      with sharding.inside(layout):
+        return settle(f(*args))
+
     return jax.jit(placed, **options)
 
   def init(key):

@@ -280,15 +280,20 @@ def _where_sampled(f, size: int, x_BTD, action_BT, sampled_BT):
 
 
 def _accumulate(f: Callable[[Batch], Sums], batch: Batch, micro: int) -> Sums:
-  """Sum of f over micro-batches; the last one is filled with weight 0."""
+  """Sum of f over micro-batches; what is missing is filled with weight 0.
+
+  Each takes every n-th row, so that where rows lie on several devices all of
+  them have a share of each micro-batch.
+  """
   B = batch.weight.shape[0]
   if not micro or micro >= B:
     return f(batch)
   n = -(-B // micro)
   cut = lambda x: jnp.pad(
     x, ((0, n * micro - B), *((0, 0),) * (x.ndim - 1))
-  ).reshape(n, micro, *x.shape[1:])
-  parts = jax.tree.map(cut, batch)
+  ).reshape(micro, n, *x.shape[1:])
+  cut_first = lambda x: jnp.moveaxis(cut(x), 1, 0)
+  parts = jax.tree.map(cut_first, batch)
   first = jax.eval_shape(f, jax.tree.map(lambda x: x[0], parts))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
   body = jax.checkpoint(lambda part: f(part))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_cl import names, tree
+from jax_cl import names, sharding, tree
 from jax_cl.policies import lora, rope, slots
 
 PyTree = Any
@@ -309,7 +309,7 @@ def decoder(
     params: PyTree, x: Float[Array, "B T D"]
   ) -> Float[Array, "B T V"]:
     norm: Any = RMSNorm(config.norm_eps).apply
-    x = norm({"params": params["norm"]}, x)
+    x = norm({"params": params["norm"]}, sharding.rows(x))
     exact = _exact(x.dtype)
     if config.tied:
       equation, w = "btd,vd->btv", params["embed"]["embedding"]

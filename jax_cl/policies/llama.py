@@ -13,6 +13,7 @@ import functools
 import flax.linen as nn
 import jax
 
+from jax_cl import sharding
 from jax_cl.policies import base, rope
 
 _llama = functools.partial(base.Config, family="llama")
@@ -190,6 +191,7 @@ class Block(nn.Module):
   def __call__(self, x, view, kv, slides):
     norm = lambda name: base.RMSNorm(self.config.norm_eps, name=name)
     attn = Attention(self.config, name="attn")
+    x = sharding.rows(x)
     y, kv = attn(norm("attn_norm")(x), view, kv, slides)
     x = x + y
     return x + MLP(self.config, name="mlp")(norm("mlp_norm")(x)), kv
