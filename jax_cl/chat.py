@@ -11,8 +11,13 @@ Forms of calls and schemas, by name (`FORMS`):
   hermes   ChatML; schemas as JSON lines in <tools>, calls as
            <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>
            (Qwen2.5's and Qwen3's own; SmolLM2 takes it, too)
-  compact  ChatML; schemas as signatures, `name(id: string, n?: integer)`,
-           calls as <tool_call>name{"id": "A1"}</tool_call>; for `tiny`
+  compact  for `tiny`, in as few tokens as say the same. No roles: an answer
+           stands between <|im_start|> and <|im_end|>, what a tool said behind
+           <tool_response>, all else in lines of its own. Schemas are
+           signatures, `name(id: string, n?: integer)`; calls are
+           <tool_call>name{"id":"A1"}, or the name alone without arguments;
+           records that tools return lose quotes, nulls and what is empty:
+           `id:A1,lines:[L1,L2],plan:(name:Basic,gb:5.0)`
   llama3   calls as {"name": ..., "parameters": {...}}; needs a hub template
 
 A hub folder's Jinja template takes the place of a form's own rendering
@@ -179,7 +184,7 @@ class Chat:
     system, tools = prompt.system, prompt.tools
     before = self._system(system, tools)
     messages = [_system_message(self._safe(system)), *self._messages(turns)]
-    text = self.form.render(messages, _functions(tools), True)
+    text = self.form.render(messages, functions(tools), True)
     if not text.startswith(before):
       raise ValueError(
         "the template does not begin a conversation with its system message:"
@@ -267,14 +272,14 @@ class Chat:
 
   def _system(self, system: str, tools: Sequence[ToolSchema]) -> str:
     message = _system_message(self._safe(system))
-    return self.form.render([message], _functions(tools), False)
+    return self.form.render([message], functions(tools), False)
 
   def _thought(self) -> str:
     empty = self.thinking == "off" and None not in self._think
     return f"{THINK}\n\n{END_THINK}\n\n" if empty else ""
 
   def _messages(self, turns: Sequence[Turn]) -> list[Message]:
-    return [_message(t, self._safe) for t in turns if heard(t)]
+    return [message(t, self._safe) for t in turns if heard(t)]
 
   def _safe(self, text: str) -> str:
     """Control tokens spelled out in a text are data: `<|x|>` -> `< |x|>`."""
@@ -358,7 +363,10 @@ def _system_message(text: str) -> Message:
   return {"role": "system", "content": text}
 
 
-def _message(turn: Turn, safe: Callable[[str], str]) -> Message:
+def message(
+  turn: Turn, safe: Callable[[str], str] = lambda text: text
+) -> Message:
+  """A turn as templates expect it; `safe` rewrites what others said."""
   content = safe(turn.content or "")
   if turn.role == "tool":
     return {"role": "tool", "content": content, "tool_call_id": turn.call_id}
@@ -370,11 +378,11 @@ def _message(turn: Turn, safe: Callable[[str], str]) -> Message:
     }
     for c in turn.tool_calls
   ]
-  message = {"role": turn.role, "content": content}
-  return {**message, "tool_calls": calls} if calls else message
+  out = {"role": turn.role, "content": content}
+  return {**out, "tool_calls": calls} if calls else out
 
 
-def _functions(tools: Sequence[ToolSchema]) -> list[dict[str, Any]]:
+def functions(tools: Sequence[ToolSchema]) -> list[dict[str, Any]]:
   """Schemas as OpenAI writes them, which all templates expect."""
   return [
     {
@@ -441,10 +449,6 @@ def _hermes_call(name: str, arguments: Mapping[str, Any]) -> str:
   return f"{OPEN}\n{_dump({'name': name, 'arguments': arguments})}\n{CLOSE}"
 
 
-def _compact_schemas(tools: Sequence[Mapping[str, Any]]) -> str:
-  return "\n" + "\n".join(signature(t["function"]) for t in tools)
-
-
 def signature(function: Mapping[str, Any]) -> str:
   """`name(id: string, n?: integer, way: a|b)`: a schema in one line."""
   p = function["parameters"]
@@ -474,8 +478,33 @@ def _type(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
   return str(schema.get("type", "any"))
 
 
-def _compact_call(name: str, arguments: Mapping[str, Any]) -> str:
-  return f"{OPEN}{name}{_dump(arguments, tight=True)}{CLOSE}"
+def plain(x: Any) -> str:
+  """A JSON value without quotes, nulls and what is empty; no brackets around
+  the whole."""
+  if isinstance(x, dict):
+    return ",".join(f"{k}:{_bracketed(v)}" for k, v in x.items() if _says(v))
+  if isinstance(x, list):
+    return ",".join(_bracketed(v) for v in x if _says(v))
+  return x if isinstance(x, str) else _dump(x)
+
+
+def _bracketed(x: Any) -> str:
+  if isinstance(x, dict):
+    return f"({plain(x)})"
+  return f"[{plain(x)}]" if isinstance(x, list) else plain(x)
+
+
+def _says(x: Any) -> bool:
+  return x not in (None, "", [], {})
+
+
+def record(text: str) -> str:
+  """`plain` of a text that holds a JSON record or list, else the text."""
+  try:
+    value = json.loads(text)
+  except (json.JSONDecodeError, RecursionError):
+    return text
+  return plain(value) if isinstance(value, dict | list) else text
 
 
 def _words_or_calls(text: str) -> str | list[str]:
@@ -526,15 +555,22 @@ def parse_hermes(text: str) -> str | list[tuple[str, dict[str, Any]]]:
 
 
 def parse_compact(text: str) -> str | list[tuple[str, dict[str, Any]]]:
-  said = _words_or_calls(text)
-  if isinstance(said, str):
-    return said
+  words, *said = text.split(OPEN)
+  if CLOSE in text:
+    raise Malformed("unclosed_call", f"{CLOSE} does not belong to this form")
+  if not said:
+    if not words.strip():
+      raise Malformed("empty")
+    return words.strip()
+  if words.strip():
+    raise Malformed("text_beside_call", words[:80])
   calls = []
   for s in said:
-    found = re.fullmatch(r"(\w+)(\{.*\})", s, re.DOTALL)
+    found = re.fullmatch(r"(\w+)(\{.*\})?", s, re.DOTALL)
     if found is None:
       raise Malformed("bad_call", f"name{{...}} expected: {s[:80]!r}")
-    calls.append(_call({"name": found[1], "arguments": _json(found[2])}))
+    arguments = _json(found[2]) if found[2] else {}
+    calls.append(_call({"name": found[1], "arguments": arguments}))
   return calls
 
 
@@ -553,7 +589,24 @@ def _hermes(messages, tools, generate: bool) -> str:
 
 
 def _compact(messages, tools, generate: bool) -> str:
-  return _chatml(messages, tools, generate, _compact_schemas, _compact_call)
+  out = []
+  for m in messages:
+    role, text = m["role"], m["content"]
+    if role == "tool":
+      out.append("<tool_response>" + record(text))
+    elif role == "assistant":
+      calls = (c["function"] for c in m.get("tool_calls", ()))
+      text += "".join(_compact_call(f["name"], f["arguments"]) for f in calls)
+      out.append(f"<|im_start|>{text}<|im_end|>")
+    else:
+      schemas = [signature(t["function"]) for t in tools]
+      lines = [text, *schemas] if role == "system" else [text]
+      out.append("".join(f"{line}\n" for line in lines))
+  return "".join(out) + "<|im_start|>" * generate
+
+
+def _compact_call(name: str, arguments: Mapping[str, Any]) -> str:
+  return OPEN + name + (_dump(arguments, tight=True) if arguments else "")
 
 
 FORMS = {

@@ -103,8 +103,8 @@ def test_an_episode_and_its_row():
   assert set(row.versions) == {-1, 3}
   assert e.info["tokens_sampled"] == sum(row.mask) == sum(map(len, said))
   ticket = stream.ticket(SPEC)
-  assert f"<|im_start|>user\n{ticket}<|im_end|>" in text(row)
-  assert f"<tool_response>\n{e.turns[1].content}\n" in text(row, 0)
+  assert f"\n{ticket}\n<|im_start|>" in text(row)
+  assert f"<tool_response>{chat.record(e.turns[1].content)}<" in text(row, 0)
   # The engine was given the prompt once, then only what is new.
   assert [prefix is None for _, prefix, _ in told.heard] == [False, True]
   assert (
@@ -116,7 +116,7 @@ def test_an_episode_and_its_row():
 @pytest.mark.parametrize(
   "said,event",
   [
-    ("<tool_call>f{x}</tool_call><|im_end|>", "bad_json"),
+    ("<tool_call>f{x}<|im_end|>", "bad_json"),
     ("no end", "truncated"),
     ("context", "context"),
   ],
@@ -139,7 +139,7 @@ def test_jobs_outnumber_slots_and_keep_their_order():
 
 def test_a_stripped_thought_begins_a_new_row():
   thought = "<think>Which one? The first.</think>\n\n"
-  written = "<tool_call>get_users{}</tool_call><|im_end|>"
+  written = "<tool_call>get_users<|im_end|>"
   (done,), told, talk = run(
     [[thought + written, FIXED, STOP]], thinking="strip"
   )

@@ -4,17 +4,20 @@
 
 Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909) on what an agent of the
 train split reads and writes: the domains' rules, the tools' schemas, tickets,
-and whole conversations of the oracle with the scripted user on train tasks.
+and whole conversations of train tasks: telecom's by its manual, others by the
+oracle with the scripted user.
 Val and test tasks are not read, and neither are task ids and descriptions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from tokenizers import Tokenizer, models, trainers
 
+from jax_cl import chat
 from jax_cl.policies import tiny
 from jax_cl.tasks import env as env_lib
 from jax_cl.tasks import reference, stream, users
@@ -33,33 +36,38 @@ def texts() -> Iterator[str]:
   for name, solo in DOMAINS:
     domain = stream.load(name, solo=solo)
     yield domain.policy
-    for tool in domain.tools:
-      yield f"{tool.name}: {tool.description}\n{json.dumps(tool.parameters)}"
+    yield from (
+      chat.signature(t["function"]) for t in chat.functions(domain.tools)
+    )
     for spec in domain.splits["train"]:
       if solo:
         yield stream.ticket(spec)
-      yield from map(said, conversation(spec))
+      yield from said(conversation(spec))
 
 
 def conversation(spec: TaskSpec) -> list[Turn]:
-  """One train task, played by the oracle."""
+  """One train task, played by telecom's manual or by the oracle."""
   if spec.split != "train":
     raise ValueError(
       f"{spec.task_id!r} of {spec.domain} is a {spec.split} task"
     )
   env = env_lib.Env(spec, None if spec.solo else users.make("scripted")())
-  policy = reference.make("oracle")()
+  manual = spec.domain == "telecom"
+  policy = reference.make("telecom_manual" if manual else "oracle")()
   env.reset()
   while not env.done:
     env.step(policy(env))
   return list(env.turns)
 
 
-def said(turn: Turn) -> str:
-  """A turn in `chat`'s compact form, without control tokens: no merge crosses
-  one."""
-  calls = [f"{c.name}{json.dumps(dict(c.arguments))}" for c in turn.tool_calls]
-  return "\n".join([turn.role, turn.content or "", *calls])
+def said(turns: Sequence[Turn]) -> list[str]:
+  """A conversation in `chat`'s compact form, cut at control tokens: no merge
+  crosses one."""
+  messages = [chat.message(t) for t in turns if chat.heard(t)]
+  text = chat.FORMS["compact"].render(messages, [], False)
+  return [
+    x for x in re.split("|".join(map(re.escape, tiny.SPECIAL)), text) if x
+  ]
 
 
 def train() -> list[str]:

