@@ -210,8 +210,7 @@ def _has_outputs(agent: Agent) -> bool:
 
 def describe(name: str, how: base.Method, made: update.Steps) -> str:
   """A line on what a method needs and how large the state will be."""
-  init = lambda key: made.init(key)[0]
-  sizes = update.state_bytes(jax.eval_shape(init, jax.random.key(0)))
+  sizes = update.state_bytes(made.shapes()[0])
   parts = ", ".join(f"{k} {v / 1e6:.2f} MB" for k, v in sizes.items() if v)
   needs = ", ".join(sorted(how.needs)) or "nothing"
   line = f"{name} needs {needs}; state: {parts}"

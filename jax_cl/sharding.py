@@ -100,6 +100,14 @@ def place_by_rules(of: PyTree, where: Layout) -> PyTree:
   return jax.tree.map(jax.device_put, of, shardings(where, of))
 
 
+def describe(of: PyTree, where: Layout) -> PyTree:
+  """Shapes and dtypes alone, with the sharding that each leaf's path says."""
+  if where.replicated is None:
+    return of
+  one = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  return jax.tree.map(one, of, shardings(where, of))
+
+
 def constrain(of: PyTree, where: Layout) -> PyTree:
   """The same inside `jit`: names where results lie.
 

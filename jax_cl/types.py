@@ -208,9 +208,12 @@ class Objective(NamedTuple):
 class Agent(NamedTuple):
   """A learner: scorer, digits MLP, LLM. One `update.py` serves all."""
 
-  init: Callable[..., Any]  # (key) -> (trainable, frozen)
+  init: Callable[..., Any]  # (key) -> (trainable, frozen), new; traceable
   objective: Callable[..., Objective]  # (frozen) -> Objective
   act: Callable[..., Any]  # (p, frozen, obs, key, greedy) -> (a, logp, aux)
   axes: Callable[[], PyTree] | None = None  # () -> logical axis names
   obs_spec: Mapping[str, tuple[tuple[int, ...], Any]] | None = None
   # obs_spec: leaf -> (shape without B, dtype), so that shapes are known early
+  load: Callable[..., Any] | None = None
+  # load: (key, layout) -> what `init` gives, with pretrained weights, each leaf
+  # where the `sharding.Layout` says; reads files, where `init` tells the shapes

@@ -29,7 +29,8 @@ _DRAW, _GRADS, _STORE, _START, _END, _PHASE = range(6)
 class Steps(NamedTuple):
   """Jitted functions of one run. `state` is donated where it is returned."""
 
-  init: Callable  # (key) -> (state, frozen), not jitted: may be abstract
+  init: Callable  # (key) -> (state, frozen); may read files
+  shapes: Callable  # () -> the same, abstract: reads and makes nothing
   start: Callable  # (state, stage) -> state
   update: Callable  # (state, frozen, batch) -> (state, metrics)
   remember: Callable | None  # (state, frozen, batch) -> state
@@ -67,9 +68,19 @@ def make(
 
   def init(key):
     k_agent, k_method, k_run = jax.random.split(key, 3)
-    params, frozen = agent.init(k_agent)
-    frozen = sharding.place_by_rules(frozen, layout)
+    if agent.load:
+      made = agent.load(k_agent, layout)
+    else:
+      made = agent.init(k_agent)
+    params, frozen = sharding.place_by_rules(made, layout)
     return jit(fresh)(params, frozen, k_method, k_run), frozen
+
+  def shapes():
+    def new(key):
+      params, frozen = agent.init(key)
+      return fresh(params, frozen, key, key), frozen
+
+    return sharding.describe(jax.eval_shape(new, jax.random.key(0)), layout)
 
   def fresh(params, frozen, k_method, k_run):
     # Copied, so that no two leaves share memory: the state is donated.
@@ -166,6 +177,7 @@ def make(
 
   return Steps(
     init=init,
+    shapes=shapes,
     start=jit(start, donate_argnums=0),
     update=jit(update, donate_argnums=0),
     remember=jit(remember, donate_argnums=0) if method.capacity else None,

@@ -22,6 +22,7 @@ if `kl` > 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ import numpy as np
 
 from jax_cl import tree
 from jax_cl.losses import fisher, grpo, policy
+from jax_cl.policies import lora
 from jax_cl.policies.base import Policy
 from jax_cl.types import CLONED, Agent, Batch, Objective
 
@@ -41,11 +43,12 @@ Sums = dict[str, grpo.Sums]
 def make(
   *,
   model: Policy,
-  load: Callable[[Any], PyTree],
   length: int,
+  load: Callable[[Any, Any], PyTree] | None = None,
   trains: str = ".*",
   loss: str = "grpo",
   loss_args: Mapping[str, Any] | None = None,
+  frozen_dtype: str = "float32",
   kl: float = 0.0,
   kl_estimator: str = "k3",
   entropy_bonus: float = 0.0,
@@ -58,10 +61,11 @@ def make(
 
   Args:
     model: the policy; its config may ask for adapters.
-    load: (key) -> params: pretrained ones, or new ones made with the key.
     length: T, tokens of a row.
+    load: (key, layout) -> params: pretrained ones; None: new ones.
     trains: regex of the paths that learn, `.*lora_[ab]` for adapters alone.
     loss, loss_args: a name of `losses.grpo.LOSSES` and its options.
+    frozen_dtype: of weights that do not learn; those that do are float32.
     kl, kl_estimator: strength of the pull to the base model, and k2 or k3.
     entropy_bonus: weight of the policy's entropy, nats.
     temperature: of sampling; log-probabilities are those of the tempered
@@ -82,7 +86,14 @@ def make(
   estimator = grpo.penalty(kl_estimator)
 
   def init(key):
-    params = load(key)
+    return apart(jax.jit(model.init)(key))
+
+  def read(key, layout):
+    assert load
+    return apart(load(key, layout))
+
+  def apart(params):
+    """(what is trained, what is not)."""
     keep = tree.select(params, trains)
     if not any(jax.tree.leaves(keep)):
       raise ValueError(
@@ -90,10 +101,17 @@ def make(
         f"{tree.paths(params)[:4]}, ...: adapters need model.lora_rank > 0"
       )
     p, rest = tree.split(params, keep)
-    base = None
-    if kl:  # holes of `rest` filled for a reference without adapters
-      base = _without_adapters(params) if _adapted(params) else params
-    return p, {"rest": rest, "base": base}
+    frozen = {"rest": rest, "base": None}
+    if kl and not _all_adapters(p):
+      frozen["base"] = _without_adapters(params)
+    cast = lambda x: x.astype(frozen_dtype, copy=False)
+    return p, jax.tree.map(cast, frozen)
+
+  def reference(params, frozen):
+    """The weights before any training: those that are here, where adapters
+    alone learn."""
+    base = frozen["base"]
+    return _without_adapters(params) if base is None else base
 
   def objective(frozen) -> Objective:
     whole = lambda p: tree.join(p, frozen["rest"])
@@ -146,7 +164,8 @@ def make(
         **grpo.statistics(logp_BT, new),
       }
       if kl:
-        ref_BT = jax.lax.stop_gradient(tokens(frozen["base"], batch)[0])
+        base = reference(whole(p), frozen)
+        ref_BT = jax.lax.stop_gradient(tokens(base, batch)[0])
         out["kl_base"] = grpo.by_token(grpo.k1(logp_BT, ref_BT), new)
         out["kl_loss"] = grpo.by_token(estimator(logp_BT, ref_BT), new)
       return out
@@ -175,7 +194,13 @@ def make(
 
   row = ((length,), np.int32)
   spec = {"tokens": row, "positions": row, "segments": row}
-  return Agent(init=init, objective=objective, act=act, obs_spec=spec)
+  return Agent(
+    init=init,
+    objective=objective,
+    act=act,
+    obs_spec=spec,
+    load=read if load else None,
+  )
 
 
 def rows(
@@ -301,8 +326,8 @@ def _accumulate(f: Callable[[Batch], Sums], batch: Batch, micro: int) -> Sums:
   return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _adapted(params: PyTree) -> bool:
-  return any(p.endswith("/lora_a") for p in tree.paths(params))
+def _all_adapters(p: PyTree) -> bool:
+  return all(re.fullmatch(lora.LEAVES, path) for path in tree.paths(p))
 
 
 def _without_adapters(params: PyTree) -> PyTree:

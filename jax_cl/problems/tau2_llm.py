@@ -16,9 +16,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jax_cl import batching, chat, conversations, engine, names, tree, types
+from jax_cl import (
+  batching,
+  chat,
+  conversations,
+  engine,
+  names,
+  sharding,
+  tree,
+  types,
+)
 from jax_cl.agents import llm
-from jax_cl.policies import lora, tiny, weights
+from jax_cl.policies import lora, weights
 from jax_cl.policies.base import Policy
 from jax_cl.problems import _tau2
 from jax_cl.tasks import (
@@ -494,7 +503,7 @@ def language_model(
 
   Args:
     length: tokens of a row.
-    model: "tiny" (new weights, from the run's seed), a model of
+    model: "tiny" or "new:NAME" (new weights, from the run's seed), a model of
       `policies.weights` by name, or a hub folder.
     model_args: changes to the fields of `policies.base.Config`: sizes of a new
       model, never of one whose weights are read.
@@ -514,20 +523,27 @@ def language_model(
       "lora_targets": lora_targets,
     }
     options.setdefault("trains", lora.LEAVES)
-  if model == "tiny":
-    made = tiny.make(**changes)
-    load = jax.jit(made.init)
-  else:
-    made, params = weights.load(model, **changes)
+  made = weights.policy(model, **changes)
+  # What does not learn need not be float32, not even while it is read.
+  held = options.get("frozen_dtype", "float32") if lora_rank else "float32"
 
-    def load(key):
-      if not lora_rank:
-        return params
-      return lora.add(params, key, rank=lora_rank, targets=lora_targets)
+  def load(key, layout):
+    where = None
+    if layout.replicated is not None:
+      shapes = jax.eval_shape(weights.policy(model).init, key)
+      where = sharding.shardings(layout, shapes)
+    _, params = weights.load(model, param_dtype=held, shardings=where)
+    if not lora_rank:
+      return params
+    return lora.add(params, key, rank=lora_rank, targets=lora_targets)
 
   form = form or ("compact" if model == "tiny" else "hermes")
   agent = llm.make(
-    model=made, load=load, length=length, temperature=temperature, **options
+    model=made,
+    load=None if weights.is_new(model) else load,
+    length=length,
+    temperature=temperature,
+    **options,
   )
   talk = chat.make(weights.tokenizer(model), form, thinking=thinking)
   return LanguageModel(model, made, agent, talk, temperature)

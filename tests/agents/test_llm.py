@@ -19,7 +19,7 @@ MODEL = llama.make("tiny", layers=1)
 
 
 def agent(**options):
-  options = {"model": MODEL, "load": MODEL.init, "length": T} | options
+  options = {"model": MODEL, "length": T} | options
   return llm.make(**options)
 
 
