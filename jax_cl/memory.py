@@ -82,6 +82,15 @@ def size(buffer: Buffer) -> Int[Array, " N"]:
   return jnp.minimum(buffer.added, buffer.time.shape[1])
 
 
+def at_most(buffer: Buffer, n: Array) -> Buffer:
+  """The buffer as if a domain held its first n slots' rows alone, to draw from.
+
+  Of a ring or a reservoir of rows that came in random order they are a random
+  part, and that of a smaller n is part of it.
+  """
+  return buffer._replace(added=jnp.minimum(buffer.added, n))
+
+
 def held(buffer: Buffer) -> Bool[Array, "N C"]:
   """Which slots hold a row."""
   slot_C = jnp.arange(buffer.time.shape[1])

@@ -70,7 +70,7 @@ def rows():
 
 def trained(devices, fsdp, tensor):
   """(state, metrics, traces) after a stage, its Fisher and one more step."""
-  agent = llm.make(model=MODEL, load=jax.jit(MODEL.init), length=T, chunk=4)
+  agent = llm.make(model=MODEL, length=T, chunk=4)
   where = sharding.layout(devices, fsdp, tensor)
   method, traces = online_ewc.make(lr=0.1, lam=10.0, samples=B), []
 
@@ -105,3 +105,22 @@ def test_eight_devices_equal_one():
   )}  # fmt: skip
   split = [p for p, x in fisher.items() if not x.is_fully_replicated]
   assert any("attn/q" in p for p in split)  # the anchor's lies as the weight's
+
+
+def flops(devices, fsdp):
+  """Of an update in micro-batches, a device, by XLA's count."""
+  agent = llm.make(model=MODEL, length=T, chunk=4, micro=4)
+  where = sharding.layout(devices, fsdp)
+  steps = update.make(
+    agent, online_ewc.make(lr=0.1, lam=0.0), optax.sgd(0.1),
+    np.eye(2, dtype=bool), rows(), layout=where,
+  )  # fmt: skip
+  state, frozen = steps.init(jax.random.key(0))
+  one = sharding.place(rows(), where.rows)
+  compiled = steps.update.lower(state, frozen, one).compile()
+  return compiled.cost_analysis()["flops"]
+
+
+def test_each_device_computes_its_own_rows():
+  """Of each micro-batch, too; what is left is work on weights."""
+  assert flops(4, fsdp=4) < 0.35 * flops(1, fsdp=1)

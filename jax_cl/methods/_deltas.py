@@ -23,7 +23,7 @@ class Adapted(NamedTuple):
   """A learner without adapters, and deltas beside it."""
 
   base: PyTree  # the learner's own tree
-  delta: PyTree  # like it, each leaf {lora_a, lora_b} or {delta}
+  delta: PyTree  # like it, each leaf {lora_a, lora_b}, {delta} or {}
 
 
 def adapters(p: PyTree) -> dict[str, Any]:
@@ -32,14 +32,25 @@ def adapters(p: PyTree) -> dict[str, Any]:
   return {k: x for k, x in named if k.rsplit("/")[-1] == "lora_a"}
 
 
-def extend(p: PyTree, rank: int, key) -> PyTree:
-  """p itself where it brings adapters, else p with fresh deltas of a rank."""
+def extend(p: PyTree, rank: int, key, on: PyTree | None = None) -> PyTree:
+  """p itself where it brings adapters, else p with fresh deltas of a rank.
+
+  `on` (booleans like p) says which leaves get one; None: all.
+  """
   if adapters(p):
     return p
   leaves, treedef = jax.tree.flatten(p)
+  ons = [True] * len(leaves) if on is None else jax.tree.leaves(on)
   keys = jax.random.split(key, len(leaves))
-  deltas = [_fresh(x, rank, k) for x, k in zip(leaves, keys)]
+  deltas = [
+    _fresh(x, rank, k) if yes else {} for x, k, yes in zip(leaves, keys, ons)
+  ]
   return Adapted(p, jax.tree.unflatten(treedef, deltas))
+
+
+def beside(p: Adapted) -> PyTree:
+  """The base's matrices that have an adapter; () in place of other leaves."""
+  return jax.tree.map(lambda w, d: w if "lora_a" in d else (), p.base, p.delta)
 
 
 def _fresh(x, rank: int, key):
@@ -58,6 +69,8 @@ def merge(p: Adapted) -> PyTree:
   """The learner's tree: W + A B."""
 
   def add(w, d):
+    if not d:
+      return w
     return w + (d["lora_a"] @ d["lora_b"] if "lora_a" in d else d["delta"])
 
   return jax.tree.map(add, p.base, p.delta)

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
+from jax_cl import tree
 from jax_cl.methods import _replay
 from jax_cl.methods.base import Method
 from jax_cl.types import Batch, Objective
@@ -21,8 +24,11 @@ from jax_cl.types import Batch, Objective
 Inner = Callable[..., Any]
 
 
-def method(inner: Inner, kept: Method) -> Method:
-  """`kept` is a `replay`: its memory, with the outer gradient for its own."""
+def method(inner: Inner, kept: Method, clip: float = 0.0) -> Method:
+  """`kept` is a `replay`: its memory, with the outer gradient for its own.
+
+  The norm of that gradient is at most `clip`, unless that is 0.
+  """
 
   def grads(obj: Objective, cl, p, batch: Batch, mem, stage, key):
     k_inner, k_outer = jax.random.split(key)
@@ -36,6 +42,9 @@ def method(inner: Inner, kept: Method) -> Method:
       return loss, (aux, g)
 
     (loss, (aux, g_task)), g = jax.value_and_grad(outer, has_aux=True)(p)
+    if clip:
+      norm = optax.tree.norm(g)
+      g = tree.scale(jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-9)), g)
     return g, {"loss": loss, **aux, "task_grads": g_task}
 
   return kept._replace(grads=grads)

@@ -10,9 +10,14 @@ Finn et al. 2017, https://arxiv.org/abs/1703.03400, eq. 1; on a stream with a
 memory as Gupta et al. 2020 (La-MAML), https://arxiv.org/abs/2007.13904, whose
 C-MAML is this with one inner step.
 
-Deviations: the optimiser is the run's (theirs is SGD), and the step sizes are
-not learned. `first_order` leaves out the second derivative (FOMAML), which
-about halves the time. alpha 0 is `replay`; without its ratio, `sequential`.
+The outer gradient's norm is cut to `clip`, as in La-MAML's code (2): a step on
+few rows may leave theta' where the loss is steep, and one such gradient can
+throw the net off for good. 0 leaves it as it is.
+
+Deviations: the optimiser is the run's (theirs is SGD), the step sizes are not
+learned, and the inner gradient is not clipped (theirs is). `first_order` leaves
+out the second derivative (FOMAML), which about halves the time. alpha 0 is
+`replay`; without its ratio, `sequential`.
 """
 
 from __future__ import annotations
@@ -30,14 +35,17 @@ def make(
   batch_size: int,
   alpha: float = 0.1,
   first_order: bool = False,
+  clip: float = 2.0,
   ratio: float = 0.2,
   strategy: str = "random",
   min_buffer_size: int = 20,
   capacity: int = 1000,
 ) -> Method:
   """`alpha` is the inner step; the memory's options are those of `replay`."""
-  if alpha < 0:
-    raise ValueError(f"maml's alpha is {alpha}; it must be 0 or more")
+  if alpha < 0 or clip < 0:
+    raise ValueError(
+      f"maml needs alpha >= 0 and clip >= 0; got alpha {alpha}, clip {clip}"
+    )
   kept = replay.make(
     batch_size=batch_size,
     ratio=ratio,
@@ -52,4 +60,4 @@ def make(
       new = jax.tree.map(lambda x, y: x + jax.lax.stop_gradient(y - x), p, new)
     return new, g
 
-  return _meta.method(inner, kept) if alpha else kept
+  return _meta.method(inner, kept, clip) if alpha else kept

@@ -12,10 +12,14 @@ the new adapter, is left out: weight decay does it.
 
 The sum is one adapter whose rank is cut into a slot a stage. Where the learner
 brings adapters (an LLM: leaves `lora_a`, `lora_b`), their rank is divided among
-the stages, and other trainable leaves are learned in stage 0 alone. Where it
-brings none, deltas with `rank` a stage are put beside every matrix; there is
-nothing pretrained then, so stage 0 learns the tree itself, which is frozen
-afterwards, and the first slot stays empty.
+the stages, and other trainable leaves are learned in stage 0 alone.
+
+Where it brings none, nothing is pretrained either, and the paper does not say
+what to do. Here stage 0 learns the tree itself, which is frozen afterwards, and
+adapters of `rank` a stage are put beside the matrices that `targets` names.
+What stage 0 read is known from what it changed: its slot's A is made of the
+first left singular vectors of W_0 - W_init, its B stays 0. Without them the
+first domain is not protected. Biases never get an adapter, as in the paper.
 """
 
 from __future__ import annotations
@@ -31,12 +35,27 @@ OFF = None  # with lambda 0 each stage still learns in a slot of its own
 _RANK_AXIS = {"lora_a": -1, "lora_b": -2}
 
 
-def make(*, lam: float = 0.5, rank: int = 4) -> Method:
-  """`rank` a stage, where the learner brings no adapters of its own."""
+def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
+  """`rank` a stage and `targets` where the learner brings no adapters.
+
+  `targets` is a regular expression of whole paths; of those the matrices.
+  """
   if lam < 0 or rank < 1:
     raise ValueError(
       f"olora needs lam >= 0 and rank >= 1; got lam {lam}, rank {rank}"
     )
+
+  def extend(p, n_stages, key):
+    if _deltas.adapters(p):
+      return p
+    named = tree.select(p, targets)
+    on = jax.tree.map(lambda x, named: named and x.ndim > 1, p, named)
+    if not any(jax.tree.leaves(on)):
+      raise ValueError(
+        f"olora's targets {targets!r} match no matrix among "
+        f"{', '.join(tree.paths(p))}"
+      )
+    return _deltas.extend(p, rank * n_stages, key, on)
 
   def init(p, n_stages, key):
     for name, a in _deltas.adapters(p).items():
@@ -46,15 +65,16 @@ def make(*, lam: float = 0.5, rank: int = 4) -> Method:
           f"{a.shape[-1]} for {n_stages} stages; give the model a LoRA rank of "
           f"{n_stages} or more"
         )
-    return {"n_stages": jnp.int32(n_stages)}
+    cl = {"n_stages": jnp.int32(n_stages)}
+    if isinstance(p, _deltas.Adapted):
+      cl["before"] = _deltas.beside(p)  # W_init of the targets
+    return cl
 
   def pull(obj, cl, p, batch, stage, key):
-    first = int(isinstance(p, _deltas.Adapted))  # slot 0 is empty then
     total = jnp.float32(0)
     for a in _deltas.adapters(p).values():
       slot_r = slots(a.shape[-1], cl["n_stages"])
-      old_r = (slot_r >= first) & (slot_r < stage)
-      total += overlap(a, old_r, slot_r == stage)
+      total += overlap(a, slot_r < stage, slot_r == stage)
     return lam * total
 
   def view(cl, p, stage):
@@ -75,13 +95,38 @@ def make(*, lam: float = 0.5, rank: int = 4) -> Method:
       u = u._replace(delta=_deltas.where(stage > 0, u.delta))
     return u
 
+  def settle(cl, p, stage, key):
+    """At the end of stage 0 its slot is given what it read."""
+    if not isinstance(p, _deltas.Adapted):
+      return cl, p
+
+    def fill(p):
+      read = lambda w, d, w_0: d and read_by(w - w_0, d, rank)
+      delta = jax.tree.map(read, p.base, p.delta, cl["before"])
+      return p._replace(delta=delta)
+
+    return cl, jax.lax.cond(stage == 0, fill, lambda p: p, p)
+
   return Method(
-    extend=lambda p, n_stages, key: _deltas.extend(p, rank * n_stages, key),
+    extend=extend,
     init=init,
     grads=penalty(pull),
     view=view,
     update=update,
+    phases=((1.0, settle),),
   )
+
+
+def read_by(change, d: dict, rank: int) -> dict:
+  """The adapter `d` with what `change` [..., in, out] reads in its first slot.
+
+  A matrix of fewer singular vectors than `rank` fills up with zeros.
+  """
+  vectors, _, _ = jnp.linalg.svd(change, full_matrices=False)
+  some = vectors[..., :rank]
+  pad = [(0, 0)] * (some.ndim - 1) + [(0, rank - some.shape[-1])]
+  a = [jnp.pad(some, pad), d["lora_a"][..., rank:]]
+  return {**d, "lora_a": jnp.concatenate(a, axis=-1)}
 
 
 def slots(rank: int, n_stages):

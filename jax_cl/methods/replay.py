@@ -25,6 +25,12 @@ new ones, which are lost; for `replay_env` "appended" adds rollouts, of whose
 rows a batch takes as many as ever. `replay_all_domains=False` draws from the
 previous stage's domains alone. Until `min_buffer_size` rows of earlier domains
 are held nothing is drawn, so stage 0 is that of `sequential`.
+
+The memory is `capacity` rows a domain, from its first stage to the last.
+`total` bounds all earlier domains together instead: n of them may use total / n
+rows each, so that a domain's part shrinks as stages go by (the
+experience-balanced buffer of Avalanche and others). `capacity` must hold the
+largest part, `total` itself.
 """
 
 from __future__ import annotations
@@ -56,14 +62,21 @@ def make(
   min_buffer_size: int = 20,
   replay_all_domains: bool = True,
   capacity: int = 1000,
+  total: int = 0,
   clip: float = 2.0,
 ) -> Method:
-  """`capacity` is rows a domain; the first three are the run's."""
+  """`capacity` is rows a domain, `total` (0: no bound) rows of all earlier
+  domains together; the first three are the run's."""
   choose = memory.strategy(strategy)
   names.check("kind of replay", kind, KINDS)
   names.check("mode of replay", mode, MODES)
   if kind == "replay_env":
     return _again(prompts, trains, ratio, mode, not replay_all_domains)
+  if not 0 <= total <= capacity:
+    raise ValueError(
+      f"replay total is {total}, and a domain holds capacity {capacity} rows: "
+      "set capacity to total, or total to 0 (no bound)"
+    )
   b = _replay.count("replay ratio", batch_size, ratio)
   if b == 0:
     return Method()
@@ -73,6 +86,9 @@ def make(
 
   def draw(cl, buffer, stage, key):
     domains = memory.earlier(buffer, stage, last_only=not replay_all_domains)
+    if total:
+      n = jnp.sum(memory.earlier(buffer, stage))
+      buffer = memory.at_most(buffer, total // jnp.maximum(n, 1))
     return memory.sample(buffer, key, b, choose, domains, min_buffer_size)
 
   def grads(obj: Objective, cl, p, batch: Batch, mem, stage, key):

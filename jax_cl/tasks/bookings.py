@@ -1,8 +1,8 @@
-"""Flights: what a caller wants, and what the airline policy makes of it.
+"""Flights: what a caller asks for, and what the airline policy makes of it.
 
-Rules of language find the reservations that are meant and what shall become of
-them; rules of the policy (tau2's airline `policy.md`, whose sections the
-functions name) decide whether an agent may do it. The outcome are intents:
+Rules of language (`asked`, `trips`) find what is asked for, and of which
+reservation; rules of the policy (tau2's airline `policy.md`, whose sections
+the functions name) decide whether an agent may do it. The outcome are intents:
 calls with their arguments, look-ups they need, and whether something must be
 refused. They read `actions.State` alone and hold no word of any task; they are
 features, and the scorer learns how far to trust them.
@@ -12,37 +12,16 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_cl.tasks import entities, ledger
+from jax_cl.tasks import asked, entities, itineraries, ledger
+from jax_cl.tasks.trips import DAY_AGO, NOW, Trip, described, flown, meant
 
-NOW = "2024-05-15T15:00:00"  # the clock of tau2's airline policy
-DAY_AGO = "2024-05-14T15:00:00"
-Trip = Mapping[str, Any]  # a reservation, as its tool gives it
-
-_COVERED = re.compile(r"\b(sick|ill|health|medical|doctor|hospital|weather)\b")
-_VERB = re.compile(
-  r"\b(cancel|change|modify|upgrade|downgrade|add|remove|book|move|push"
-  r"|delay|compensat|reschedule|switch|refund)\w*"
-)
-_COUNT = {w: n for n, w in enumerate("no one two three four five six".split())}
-_BAGS = re.compile(
-  r"\badd(?:ing)?\b[^.]{0,30}?\b(\d|a|an|one|two|three|four|five)"
-  r" (?:more |extra |additional )?(?:checked[ -])?"
-  r"(?:in )?(?:bag|suitcase|baggage|luggage)"
-)
-_CABINS = r"\b(basic economy|economy|business)\b"
-_CABIN = re.compile(
-  r"\b(?:upgrad\w+|downgrad\w+|chang\w+|switch\w*|modify)\b[^.;?\n]*?" + _CABINS
-)
-_MOVE = re.compile(
-  r"\b(chang\w+|push\w*|mov(?:e|ing)|delay|reschedul\w+|modify)\b[^.;?\n]*"
-  r"\b(flights?|date|return|outgoing|outbound|trip|nonstop|day)\b"
-)
-_CAP = re.compile(
-  r"\b(?:up to|less than|under|at most|below|budget of|maximum of"
-  r"|not more than|no more than) \$?(\d+)"
+_COVERED = re.compile(
+  r"\b(sick\w*|ill|illness|unwell|flu|fever|covid|pneumonia|injur\w+|broke (?:my|"
+  r"his|her)|surgery|health|medical|doctor\w*|hospital\w*|weather|storms?\w*"
+  r"|hurricane|blizzard|snow\w*|flood\w*|tornado)\b"
 )
 
 
@@ -59,6 +38,34 @@ class Plan(NamedTuple):
   denied: bool  # something was asked for that the policy forbids
 
 
+class Call(NamedTuple):
+  """What the rules of the policy read."""
+
+  state: Any
+  text: str  # the whole speech, a sentence a line
+  trips: list[Trip]
+  asks: list[asked.Ask]
+
+  def of(self, *kinds: str) -> list[asked.Ask]:
+    return [a for a in self.asks if a.kind in kinds]
+
+  def about(
+    self, *kinds: str, past: bool = False
+  ) -> list[tuple[asked.Ask, Trip]]:
+    """Asks of these kinds, each with the trips it is about, none twice."""
+    out: dict[str, tuple[asked.Ask, Trip]] = {}
+    for a in self.of(*kinds):
+      for t in meant(a, self.state.user_texts, self.trips, past):
+        out.setdefault(t["reservation_id"], (a, t))
+    return list(out.values())
+
+  def user(self, t: Trip) -> Mapping[str, Any]:
+    return self.state.seen.records.get(t["user_id"], {})
+
+
+Outcome = Iterator[Wanted | None]  # None: what the policy forbids
+
+
 def plan(state) -> Plan:
   """What the dialogue so far asks for, calls in the order to be made.
 
@@ -71,20 +78,46 @@ def plan(state) -> Plan:
 
 
 def _plan(state) -> Plan:
-  text = "\n".join(state.user_texts).lower().replace("\u2019", "'") + "\n"
+  text = asked.joined(state.user_texts)
   trips = [r for r in state.seen.records.values() if r.get("reservation_id")]
-  out: list[Wanted] = []
-  denied = False
-  of_trips = (_changes, _passengers, _bags, _cancels, _gestures)
-  for rule in (*(of_trips if trips else ()), _books):
-    for item in rule(state, text, trips):
-      if item is None:
-        denied = True
-      else:
-        out.append(item)
+  asks = asked.asks(state.user_texts)
+  asks = _not_of_booking(Call(state, text, trips, asks))
+  first = [a for a in asks if not a.fallback]
+  out, denied = _judged(Call(state, text, trips, first))
+  if denied and len(first) < len(asks):
+    done = {_about(w) for w in out}
+    second = Call(state, text, trips, [a for a in asks if a.fallback])
+    more, _ = _judged(second)
+    out += [w for w in more if _about(w) not in done]
   if denied and re.search(r"\b(don't|do not) make any\b", text):
     out = []
   return Plan(tuple(w for w in out if not _tried(state, w)), denied)
+
+
+def _not_of_booking(call: Call) -> list[asked.Ask]:
+  """Asks without those that only say what a new booking shall be like."""
+  ways = [a for a in call.of("book") if _new_way(call, a)]
+  if not ways:
+    return call.asks
+  near = {a.at for a in ways}
+  return [
+    a for a in call.asks
+    if a.kind in ("book", "cancel", "gesture")
+    or (a.at not in near and described(a.sentence, call.trips))
+  ]  # fmt: skip
+
+
+def _judged(call: Call) -> tuple[list[Wanted], bool]:
+  of_trips = (_changes, _passengers, _bags, _cancels, _gestures, _forbidden)
+  rules: tuple[Callable[[Call], Outcome], ...] = (
+    *(of_trips if call.trips else ()), _books,
+  )  # fmt: skip
+  found = [x for rule in rules for x in rule(call)]
+  return [w for w in found if w is not None], None in found
+
+
+def _about(w: Wanted) -> tuple[str, str]:
+  return w.act, str(w.values.get("reservation_id", w.values.get("user_id")))
 
 
 def _tried(state, w: Wanted) -> bool:
@@ -95,206 +128,136 @@ def _tried(state, w: Wanted) -> bool:
   return False
 
 
-# ------------------------------------------------------------ which reservation
-def meant(text: str, trips: Sequence[Trip], verbs: str) -> list[Trip]:
-  """Reservations that stand under one of the verbs, or under none.
-
-  By their ids; else by route, flight number, "most recent", "all"; else the
-  only one there is.
-  """
-  named = [
-    t for t in trips
-    for p in [text.find(t["reservation_id"].lower())]
-    if p >= 0 and re.match(verbs, _verb_at(text, p) or verbs.split("|")[0])
-  ]  # fmt: skip
-  known = [t for t in trips if t["reservation_id"].lower() in text]
-  if named or known:
-    return named or (known if len(known) == 1 else [])
-  if found := [t for t in trips if _on_route(text, t)]:
-    return found
-  numbers = set(re.findall(r"\bhat\d{3}\b", text))
-  if found := [
-    t for t in trips
-    if numbers & {f["flight_number"].lower() for f in t["flights"]}
-  ]:  # fmt: skip
-    return found
-  if found := _on_day_or_way(text, trips):
-    return found
-  if re.search(r"\b(most recent|last|latest|recent) (reserv|flight|trip|book)",
-               text):  # fmt: skip
-    return [max(trips, key=lambda t: t.get("created_at", ""))]
-  if re.search(r"\ball (of )?(my|the)\b[^.]*\b(flight|reserv|trip)", text):
-    return _counted(text, [t for t in trips if not flown(t)])
-  return list(trips) if len(trips) == 1 else []
-
-
-def _counted(text: str, trips: list[Trip]) -> list[Trip]:
-  """ "Only those with one passenger"."""
-  m = re.search(r"\b(\d|one|two|three) passengers?\b", text)
-  if not m:
-    return trips
-  n = _number(m.group(1))
-  return [t for t in trips if ledger.seats(t) == n]
-
-
-def _verb_at(text: str, p: int) -> str:
-  before = [m.group(1) for m in _VERB.finditer(text, 0, p)]
-  return before[-1] if before else ""
-
-
-def _on_route(text: str, t: Trip) -> bool:
-  """Both ends are named, the origin first."""
-  for a in _says(t["origin"]):
-    for b in _says(t["destination"]):
-      if re.search(rf"\b{a}\b(?:'s)?[^.]{{0,25}}\b(?:to|and|-)\s+{b}\b", text):
-        return True
-  return False
-
-
-def _on_day_or_way(text: str, trips: Sequence[Trip]) -> list[Trip]:
-  """The only trip to a place, or on a day, that was named."""
-  there = [
-    t for t in trips for b in _says(t["destination"])
-    if re.search(rf"\b(?:flight|trip|fly|flying|going) to {b}\b", text)
-  ]  # fmt: skip
-  named = re.findall(r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b", text)
-  days = {f"{int(m):02d}" for m in named}
-  then = [
-    t for t in there or trips
-    if any(f["date"][5:7] == "05" and f["date"][8:] in days
-           for f in t["flights"])
-  ]  # fmt: skip
-  for found in (then, there):
-    if len(found) == 1:
-      return found
-  return []
-
-
-def _says(airport: str) -> tuple[str, ...]:
-  return (airport.lower(), *entities.CITIES.get(airport, ()))
-
-
-def _number(word: str) -> int:
-  return int(word) if word.isdigit() else _COUNT.get(word, 1)
-
-
-def flown(t: Trip) -> bool:
-  return any(f["date"] < NOW[:10] for f in t["flights"])
-
-
 # -------------------------------------------------------------- Cancel flight
-def _cancels(state, text: str, trips) -> Iterator[Wanted | None]:
-  if not re.search(r"\bcancel(?!led|lation|ed)", text):
-    return
-  for t in meant(text, trips, "cancel"):
+def _cancels(call: Call) -> Outcome:
+  for _, t in call.about("cancel"):
     if t.get("status") == "cancelled":
       continue
-    yield _cancel(t) if cancellable(t, text) else None
+    yield _cancel(t) if cancellable(call, t) else None
 
 
 def _cancel(t: Trip) -> Wanted:
   return Wanted("cancel_reservation", {"reservation_id": t["reservation_id"]})
 
 
-def cancellable(t: Trip, text: str) -> bool:
-  """Nothing flown yet, and one of: booked within 24 hours, cancelled by the
-  airline, business, insured for a covered reason.
+def cancellable(call: Call, t: Trip) -> bool:
+  """One of: booked within 24 hours, cancelled by the airline, business,
+  insured for a covered reason; and nothing flown yet.
   """
+  if all(s == "cancelled" for s in _known(call.state, t).values()):
+    return True
   return not flown(t) and (
     t.get("created_at", "") > DAY_AGO
-    or t.get("status") == "cancelled"
     or t.get("cabin") == "business"
-    or (t.get("insurance") == "yes" and bool(_COVERED.search(text)))
+    or (t.get("insurance") == "yes" and bool(_COVERED.search(call.text)))
   )
 
 
 # -------------------------------------------------- Refunds and Compensation
-def _gestures(state, text: str, trips) -> Iterator[Wanted | None]:
+def _gestures(call: Call) -> Outcome:
   """A certificate for a cancelled or delayed flight, the facts confirmed."""
-  if not re.search(r"\bcompensat|\bvoucher|\bcertificate for\b", text):
+  if not call.of("gesture"):
     return
-  what = re.search(r"\b(delayed|cancell?ed)\b", text)
-  if not what:
+  late = re.search(r"\b(delay\w*|late|cancell?ed|cancell?ation|never took off)",
+                   call.text)  # fmt: skip
+  about = _complained(call) if late else []
+  if not late or not about:
     yield None
     return
-  kind = "delayed" if what.group() == "delayed" else "cancelled"
-  rate = ledger.GESTURES[kind]
-  any_meant = False
-  for t in _complained(text, trips):
-    user = state.seen.records.get(t["user_id"], {})
-    any_meant = True
-    if not (
-      user.get("membership") in ("silver", "gold")
-      or t.get("insurance") == "yes" or t.get("cabin") == "business"
-    ):  # fmt: skip
+  kind = "delayed" if late[1].startswith(("delay", "late")) else "cancelled"
+  for t in about:
+    if not _deserves(call, t):
       yield None
       continue
-    look = _unknown_status(state, text, t)
-    if look is None and not _confirmed(state, t, kind):
+    look = _unknown_status(call, t)
+    if look is None and kind not in _statuses(call, t).values():
       yield None
       continue
-    values = {"user_id": t["user_id"], "amount": rate * ledger.seats(t)}
+    amount = ledger.GESTURES[kind] * ledger.seats(t)
+    values = {"user_id": t["user_id"], "amount": amount}
     yield Wanted("send_certificate", values, look)
-  if not any_meant:
-    yield None
 
 
-def _complained(text: str, trips) -> list[Trip]:
+def _deserves(call: Call, t: Trip) -> bool:
+  return (
+    call.user(t).get("membership") in ("silver", "gold")
+    or t.get("insurance") == "yes"
+    or t.get("cabin") == "business"
+  )
+
+
+def _complained(call: Call) -> list[Trip]:
   """The trip a complaint is about: "the most recent" is one under way."""
-  begun = [t for t in trips if t["flights"][0]["date"] <= NOW[:10]]
-  if re.search(r"\b(most recent|last|latest) (reserv|flight|trip)", text):
-    if begun:
-      return [max(begun, key=lambda t: t["flights"][0]["date"])]
-  return meant(text, trips, "compensat|delay|cancel|change")
+  begun = [t for t in call.trips if t["flights"][0]["date"] <= NOW[:10]]
+  if begun and re.search(r"\b(most recent|last|latest) (reserv|flight|trip)",
+                         call.text):  # fmt: skip
+    return [max(begun, key=lambda t: t["flights"][0]["date"])]
+  events = [
+    asked.Ask("gesture", s, s, n, False)
+    for n, s in enumerate(map(asked.plain, call.state.user_texts))
+    if re.search(r"\b(delay\w*|cancell?ed|cancell?ation)\b", s)
+  ]
+  for a in (*events, *call.of("gesture")):
+    if found := meant(a, call.state.user_texts, call.trips, past=True):
+      return found
+  return []
 
 
-def _legs(text: str, t: Trip) -> list[Mapping[str, Any]]:
+def _legs(call: Call, t: Trip) -> list[Mapping[str, Any]]:
   """Flights of a trip that a complaint may be about."""
-  named = [f for f in t["flights"] if f["flight_number"].lower() in text]
-  return named or list(t["flights"])
+  days, ways = asked.days(call.text), asked.routes(call.text)
+  for test in (
+    lambda f: f["flight_number"].lower() in call.text,
+    lambda f: any(f["origin"] in a and f["destination"] in b for a, b in ways),
+    lambda f: f["date"] in days,
+  ):
+    if found := [f for f in t["flights"] if test(f)]:
+      return found
+  return list(t["flights"])
 
 
-def _statuses(state, t: Trip, text: str) -> dict[str, str]:
-  return {
-    k: v for f in _legs(text, t)
-    for k in [f"{f['flight_number']} {f['date']}"]
-    for v in [state.seen.flight_status.get(k)] if v
-  }  # fmt: skip
+def _known(state, t: Trip) -> dict[str, str]:
+  """Flights of a trip whose status was looked up."""
+  at = [f"{f['flight_number']} {f['date']}" for f in t["flights"]]
+  status = state.seen.flight_status
+  return {k: status[k] for k in at if k in status} or {"": "unknown"}
 
 
-def _unknown_status(state, text: str, t: Trip):
-  if t.get("status") == "cancelled":
-    return None
-  known = _statuses(state, t, text)
+def _statuses(call: Call, t: Trip) -> dict[str, str]:
+  named = [f"{f['flight_number']} {f['date']}" for f in _legs(call, t)]
+  return {k: v for k, v in _known(call.state, t).items() if k in named}
+
+
+def _unknown_status(call: Call, t: Trip):
+  known = _statuses(call, t)
   if any(v in ("delayed", "cancelled") for v in known.values()):
     return None
-  for f in _legs(text, t):
+  for f in _legs(call, t):
     if f"{f['flight_number']} {f['date']}" not in known:
       values = {"flight_number": f["flight_number"], "date": f["date"]}
       return "get_flight_status", values
   return None
 
 
-def _confirmed(state, t: Trip, kind: str) -> bool:
-  if kind == "cancelled" and t.get("status") == "cancelled":
-    return True
-  text = "\n".join(state.user_texts).lower()
-  return kind in _statuses(state, t, text).values()
-
-
 # -------------------------------------------------------------- Modify flight
-def _bags(state, text: str, trips) -> Iterator[Wanted | None]:
+def _forbidden(call: Call) -> Outcome:
+  """Bags are not removed, passengers neither added nor removed, insurance is
+  not added to a reservation."""
+  for _ in call.about("unbag", "count", "insure"):
+    yield None
+
+
+def _bags(call: Call) -> Outcome:
   """Bags can be added, not removed; membership and cabin say what is free."""
-  m = _BAGS.search(text)
-  if not m:
-    return
-  n = 1 if m.group(1) in ("a", "an") else _number(m.group(1))
-  for t in meant(text, trips, "add|change|upgrade|push|move")[:1]:
-    first = state.seen.first[t["reservation_id"]]
-    total = first.get("total_baggages", 0) + n
-    user = state.seen.records.get(t["user_id"], {})
+  asks = [(a, t) for a, t in call.about("bags") if not _only_asks(a.sentence)]
+  for a, t in asks[:1]:
+    first = call.state.seen.first[t["reservation_id"]]
+    had = first.get("total_baggages", 0)
+    total = _total_bags(a.clause, had) or _total_bags(a.sentence, had)
+    if total is None or total <= had:
+      continue
     free = ledger.free_bags(
-      user.get("membership", ""), t.get("cabin", ""), ledger.seats(t)
+      call.user(t).get("membership", ""), t.get("cabin", ""), ledger.seats(t)
     )
     paid = max(total - free, first.get("nonfree_baggages", 0), 0)
     values = {
@@ -304,285 +267,284 @@ def _bags(state, text: str, trips) -> Iterator[Wanted | None]:
     yield Wanted("update_reservation_baggages", values)
 
 
-def _passengers(state, text: str, trips) -> Iterator[Wanted | None]:
+def _only_asks(sentence: str) -> bool:
+  return bool(re.search(r"\bhow many\b|\bnumber of\b|\ballow(ed|ance)\b|\?$",
+                        sentence)) and "add" not in sentence  # fmt: skip
+
+
+def _total_bags(text: str, had: int) -> int | None:
+  """ "Three bags instead of two", "one more bag"."""
+  m = re.search(
+    rf"\b({asked.NUMBER})\b(?: (?:\w+[ -]){{0,3}}?)?{asked.BAG}\b", text
+  )
+  if not m:
+    return None
+  n = asked.number(m[1])
+  whole = r"\b(?:in total|total|altogether|all in all|instead of|there will be)"
+  more = re.search(
+    r"\b(?:more|extra|additional|another|add\w*|further|second|third)\b", text
+  )
+  if re.search(whole, text) or not more:
+    return n if re.search(whole, text) or n > had else had + n
+  return had + (1 if m[1] in ("second", "third") else n)
+
+
+def _passengers(call: Call) -> Outcome:
   """They may be changed, their number may not."""
-  if re.search(r"\bremove (the )?passenger|\badd (a|another) passenger", text):
-    yield None
-    return
-  act = "update_reservation_passengers"
-  swap = re.search(r"\b(?:from|of) ([a-z]+) ([a-z]+) to ([a-z]+) ([a-z]+)\b",
-                   text)  # fmt: skip
-  own = re.search(r"\bpassenger\w*( name)? to (myself|yourself|me)\b", text)
-  if not own and not (swap and re.search(r"\bname\b|\bpassenger", text)):
-    return
-  verbs = "change|modify|upgrade|add"
-  for t in _with(swap, state, text, trips) or meant(text, trips, verbs)[:1]:
-    people = [dict(p) for p in t["passengers"]]
-    if own and len(people) == 1:
-      user = state.seen.records.get(t["user_id"], {})
-      people = [{**user.get("name", {}), "dob": user.get("dob")}]
-    elif swap:
-      for p in people:
-        if _name(p) == swap.groups()[:2]:
-          p["first_name"], p["last_name"] = (
-            w.title() for w in swap.groups()[2:]
-          )
-    if people != list(t["passengers"]):
-      yield Wanted(
-        act, {"reservation_id": t["reservation_id"], "passengers": people}
-      )
+  for a in call.of("people"):
+    for t in meant(a, call.state.user_texts, call.trips)[:1]:
+      t = call.state.seen.first[t["reservation_id"]]
+      people = [dict(p) for p in t["passengers"]]
+      old = _leaving(call, a, people)
+      new = _coming(call, a, people, old) if old else None
+      if old is None or new is None:
+        continue
+      people[people.index(old)] = new
+      values = {"reservation_id": t["reservation_id"], "passengers": people}
+      yield Wanted("update_reservation_passengers", values)
+      return
 
 
-def _name(passenger: Mapping[str, Any]) -> tuple[str, str]:
-  return passenger["first_name"].lower(), passenger["last_name"].lower()
+_OWN = re.compile(  # the caller's seat is given away
+  r"\b(?:myself|me|mine)\b|\bmy (?:seat|place|name|ticket|flight)\b"
+  r"|\bi (?:can't|cannot|can not|won't|will not|am not|must not)\b"
+)
 
 
-def _with(swap, state, text: str, trips) -> list[Trip]:
-  """The trip of the passenger who was named, where no trip was."""
-  if not swap or any(t["reservation_id"].lower() in text for t in trips):
+def _leaving(call: Call, a: asked.Ask, people) -> dict[str, Any] | None:
+  """The passenger whose seat or name changes: who is named, or the caller."""
+  text = a.sentence
+  own = call.state.seen.records
+  me = [p for p in people
+        if any(r.get("name") == _only_name(p) for r in own.values())]  # fmt: skip
+  whole = [p for p in people if f"{p['first_name']} {p['last_name']}".lower()
+           in text]  # fmt: skip
+  first = [p for p in people
+           if re.search(rf"\b{p['first_name'].lower()}\b", text)]  # fmt: skip
+  for some in (whole, first):
+    if others := [p for p in some if p not in me]:
+      return others[0]
+    if some:
+      return some[0]
+  if me and _OWN.search(text):
+    return me[0]
+  return people[0] if len(people) == 1 else None
+
+
+def _only_name(p: Mapping[str, Any]) -> dict[str, str]:
+  return {k: p[k] for k in ("first_name", "last_name")}
+
+
+def _coming(call: Call, a: asked.Ask, people, old) -> dict[str, Any] | None:
+  """Who takes the place, or the name as it should be.
+
+  A name that shares a part with the old one corrects it; others need a
+  birthday: the caller's, a saved passenger's, or one that was told.
+  """
+  aboard = [_only_name(p) for p in people]
+  text = " ".join(call.state.user_texts)
+  known = {}
+  for r in call.state.seen.records.values():
+    for p in (*r.get("saved_passengers", ()), *_caller(r)):
+      known[p["first_name"], p["last_name"]] = p
+  for e in call.state.seen.of("passenger"):
+    p = e.value
+    known.setdefault((p["first_name"], p["last_name"]), p)
+  low = asked.plain(text)
+  if fixed := _corrected(call, a, aboard, old):
+    return fixed
+  for (x, y), p in known.items():
+    if f"{x} {y}".lower() in low and _only_name(p) not in aboard:
+      mine = any(r.get("name") == _only_name(p)
+                 for r in call.state.seen.records.values())  # fmt: skip
+      if not mine:
+        return {**_only_name(p), "dob": p["dob"]}
+  if re.search(r"\b(?:i|me|myself)\b", a.sentence):
+    for r in call.state.seen.records.values():
+      for p in _caller(r):
+        if _only_name(p) not in aboard:
+          return p
+  return None
+
+
+def _caller(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+  if "membership" not in record:
     return []
-  first = [state.seen.first[t["reservation_id"]] for t in trips]
-  return [
-    t for t in first
-    if not flown(t) and swap.groups()[:2] in map(_name, t["passengers"])
-  ][:1]  # fmt: skip
+  return [{**record["name"], "dob": record["dob"]}]
 
 
-def _changes(state, text: str, trips) -> Iterator[Wanted | None]:
-  """Another cabin, other flights, or both in one call."""
-  cabin = _new_cabin(text)
-  moves = _moves(text)
-  if not cabin and not moves:
-    return
-  verbs = "change|upgrade|downgrade|modify|push|move|delay|switch|reschedule"
-  for t in meant(text, trips, verbs)[:1]:
-    t = state.seen.first[t["reservation_id"]]
-    new = cabin or t["cabin"]
+def _corrected(call: Call, a: asked.Ask, aboard, old) -> dict[str, Any] | None:
+  """The old passenger under another first or last name."""
+  if not re.search(r"\bname|spell|misspel|passport|correct", a.sentence):
+    return None
+  for e in call.state.seen.of("person"):
+    p = e.value
+    same = [k for k in p if p[k] == old[k]]
+    if len(same) == 1 and p not in aboard:
+      return {**p, "dob": old["dob"]}
+  for part, key in (("last", "last_name"), ("first", "first_name"),
+                    ("sur", "last_name")):  # fmt: skip
+    m = re.search(rf"\b{part} ?name\b.*?\b(?:is|be|to|as)\s+([a-z]+)\b",
+                  a.sentence)  # fmt: skip
+    if m and m[1] != old[key].lower():
+      return {**old, key: m[1].title()}
+  return None
+
+
+# ----------------------------------------------------- Change flights or cabin
+def _changes(call: Call) -> Outcome:
+  """Another cabin, other flights, or both in one call, for a trip."""
+  about: dict[str, tuple[list[asked.Ask], Trip]] = {}
+  for kind in ("cabin", "move"):
+    for a in call.of(kind):
+      for t in meant(a, call.state.user_texts, call.trips)[:1]:
+        about.setdefault(t["reservation_id"], ([], t))[0].append(a)
+  for asks, t in about.values():
+    t = call.state.seen.first[t["reservation_id"]]
+    moves = [a for a in asks if a.kind == "move"]
+    cabins = [c for a in asks if a.kind == "cabin"
+              for c in asked.cabins(a.clause) or asked.cabins(a.sentence)
+              if c != t["cabin"]]  # fmt: skip
+    single = re.search(r"\b(?:only|just)\b[^.]*\b(?:one|[a-z]+ [a-z]+)\b",
+                       asks[0].sentence)  # fmt: skip
+    if not cabins and not moves:
+      continue
     if flown(t) or (moves and t["cabin"] == "basic_economy"):
       yield None
-    elif moves:
-      yield from _within(text, t, _reroute(state, text, t, new), state)
-    elif new != t["cabin"]:
-      yield _recabin(state, text, t, new)
+    elif cabins and not moves and single and _names_one(asks[0].sentence, t):
+      yield None  # all passengers fly in one cabin
+    else:
+      yield from _change(call, t, cabins[0] if cabins else t["cabin"], moves)
 
 
-def _new_cabin(text: str) -> str:
-  """ "From economy to business" is business; "" where none is named."""
-  m = _CABIN.search(text)
-  if not m:
-    return ""
-  clause = re.split(r"[.;?\n]", text[m.start() :])[0]
-  goal = re.search(r"\b(?:to|into|in) (?:a |the |full )?" + _CABINS, clause)
-  return (goal or m).group(1).replace(" ", "_")
+def _names_one(sentence: str, t: Trip) -> bool:
+  named = [p for p in t["passengers"]
+           if re.search(rf"\b{p['first_name'].lower()}\b", sentence)]  # fmt: skip
+  return 0 < len(named) < ledger.seats(t)
 
 
-def _within(text: str, t: Trip, calls, state) -> Iterator[Wanted | None]:
-  """Calls whose look-ups are open, or whose price is within the budget."""
-  cap = _CAP.search(text)
-  for w in calls:
-    if w is None or w.look or not cap:
-      yield w
-      continue
-    fare = sum(
-      _price(state, t, f, w.values["cabin"]) for f in w.values["flights"]
-    )
-    extra = fare * ledger.seats(t) - ledger.fare(t)
-    yield w if extra <= float(cap.group(1)) else None
-
-
-def _price(state, t: Trip, leg: Mapping[str, Any], cabin: str) -> float:
-  """Of a flight on offer, else what it cost in the trip."""
-  offer = state.seen.offers.get((leg["flight_number"], leg["date"]))
-  if offer is not None:
-    return offer["prices"][cabin]
-  own = [f["price"] for f in t["flights"]
-         if f["flight_number"] == leg["flight_number"]]  # fmt: skip
-  return own[0] if own else 0.0
-
-
-def _moves(text: str) -> bool:
-  """Other flights or dates are wanted, not just another cabin."""
-  return any(
-    re.search(r"\b(day|date|nonstop|non-stop|direct|fastest|cheapest|back"
-              r"|earlier|later|out)\b", m.group())
-    for s in text.split("\n") for m in [_MOVE.search(s)] if m
-  )  # fmt: skip
-
-
-def _call(t: Trip, cabin: str, flights, look=None) -> Wanted:
-  values = {"reservation_id": t["reservation_id"], "cabin": cabin,
-            "flights": _numbers(flights)}  # fmt: skip
-  return Wanted("update_reservation_flights", values, look)
-
-
-def _numbers(flights) -> list[dict[str, str]]:
-  """Flights as the tools take them."""
-  return [
-    {"flight_number": f["flight_number"], "date": f["date"]} for f in flights
-  ]
-
-
-def _recabin(state, text: str, t: Trip, cabin: str) -> Wanted | None:
-  """The same flights in another cabin, if it is within the named budget."""
-  cap = _CAP.search(text)
-  if cap:
-    extra = 0.0
-    for f in t["flights"]:
-      offer = state.seen.offers.get((f["flight_number"], f["date"]))
-      if offer is None:
-        where = {"origin": f["origin"], "destination": f["destination"],
-                 "date": f["date"]}  # fmt: skip
-        if _searched(state, "search_direct_flight", where):
-          continue
-        return _call(t, cabin, t["flights"], ("search_direct_flight", where))
-      extra += offer["prices"][cabin] - f["price"]
-    if extra * ledger.seats(t) > float(cap.group(1)):
-      return None
-  return _call(t, cabin, t["flights"])
-
-
-def _offers(state, tools, where: Mapping[str, Any]):
-  """(the first search that was not made, else None; what was found)."""
-  for tool in tools:
-    if not _searched(state, tool, where):
-      return (tool, where), []
-  key = entities.key_of(dict(where))
-  return None, [
-    x for tool in tools for x in state.seen.searches.get((tool, key), ())
-  ]  # fmt: skip
-
-
-def _searched(state, tool: str, where: Mapping[str, Any]) -> bool:
-  return (tool, entities.key_of(dict(where))) in state.history
-
-
-# ---------------------------------------------------------------- new flights
-def _reroute(state, text: str, t: Trip, cabin: str) -> Iterator[Wanted | None]:
-  """New flights for a part of the trip, the rest kept."""
-  out, back = _halves(t)
-  parts = [out, back]
-  for k, part in enumerate(parts):
-    if not part or not _concerned(text, t, k, bool(back)):
-      continue
-    date = _new_date(text, part, out, k)
-    origin, end = part[0]["origin"], part[-1]["destination"]
-    where = {"origin": origin, "destination": end, "date": date}
-    direct = re.search(r"\b(nonstop|non-stop|direct flight)", text)
-    look, offers = _offers(state, SEARCHES[: 1 if direct else 2], where)
-    if look:
-      yield _call(t, cabin, [*out, *back], look)
-      return
-    best = choose(offers, text, cabin, ledger.seats(t))
-    if best is None:
+def _change(call: Call, t: Trip, cabin: str, moves) -> Outcome:
+  if moves:
+    calls = itineraries.reroute(call.state, call.text, moves, t, cabin)
+  else:
+    calls = iter([(itineraries.numbers(t["flights"]), None)])
+  for flights, look in calls:
+    if flights is None:
       yield None
       return
-    parts[k] = best
-  flights = [*parts[0], *parts[1]]
-  if [f["flight_number"] for f in flights] != [
-    f["flight_number"] for f in t["flights"]
-  ] or [f["date"] for f in flights] != [f["date"] for f in t["flights"]]:
-    yield _call(t, cabin, flights)
+    values = {"reservation_id": t["reservation_id"], "cabin": cabin,
+              "flights": flights}  # fmt: skip
+    w = Wanted("update_reservation_flights", values, look)
+    yield w if look else _affordable(call, t, w)
 
 
-SEARCHES = ("search_direct_flight", "search_onestop_flight")
-
-
-def _halves(t: Trip) -> tuple[list, list]:
-  """Outbound and return flights."""
-  flights = list(t["flights"])
-  for i, f in enumerate(flights):
-    if f["destination"] == t["destination"]:
-      return flights[: i + 1], flights[i + 1 :]
-  return flights, []
-
-
-def _concerned(text: str, t: Trip, k: int, round_trip: bool) -> bool:
-  """Whether the outbound (0) or the return (1) part is to change."""
-  if not round_trip:
-    return k == 0
-  back = re.search(r"\breturn\w*\b", text)
-  out = re.search(r"\b(outgoing|outbound|departing|departure) (flight|trip)",
-                  text)  # fmt: skip
-  if not back and not out:
-    return k == 0
-  return bool(back if k else out)
-
-
-def _new_date(text: str, part, out, k: int) -> str:
-  date = part[0]["date"]
-  if k and re.search(r"\bsame day as the depart", text):
-    return out[0]["date"]
-  m = re.search(r"\bto (?:may|june|april) (\d{1,2})\b", text)
-  if m:
-    return f"{date[:8]}{int(m.group(1)):02d}"
-  m = re.search(r"\b(\d|one|two|three) days? (?:out|later|after)\b"
-                r"|\bout (\d|one|two|three) days?\b"
-                r"|\bby (\d|one|two|three) days?\b", text)  # fmt: skip
-  if m:
-    return shifted(date, _number(next(g for g in m.groups() if g)))
-  if re.search(r"\b(next day|day after|following day)\b", text):
-    return shifted(date, 1)
-  return date
+def _affordable(call: Call, t: Trip, w: Wanted) -> Wanted | None:
+  """The call, with the look-ups its price needs, if that is within limits."""
+  most, least = asked.most(call.text), asked.least(call.text)
+  if most is None and least is None:
+    return w
+  cabin, fare = w.values["cabin"], 0.0
+  own = {(f["flight_number"], f["date"]): f for f in t["flights"]}
+  for leg in w.values["flights"]:
+    at = leg["flight_number"], leg["date"]
+    offer, kept = call.state.seen.offers.get(at), own.get(at)
+    if kept and cabin == t["cabin"]:
+      fare += kept["price"]
+    elif offer is not None:
+      fare += offer["prices"][cabin]
+    elif kept:
+      where = {k: kept[k] for k in ("origin", "destination", "date")}
+      if not itineraries.searched(call.state, itineraries.DIRECT, where):
+        return w._replace(look=(itineraries.DIRECT, where))
+  extra = fare * ledger.seats(t) - ledger.fare(t)
+  if most is not None and extra > most:
+    return None
+  if least is not None and -extra < least:
+    return None
+  return w
 
 
 # ---------------------------------------------------------------- Book flight
-_BOOK = re.compile(r"\b(?:want|like|need|trying|looking) to (?:fly|book)\b")
-
-
-def _books(state, text: str, trips) -> Iterator[Wanted | None]:
+def _books(call: Call) -> Outcome:
   """A new booking, there and back, by the flights of `choose`."""
-  users = [r for r in state.seen.records.values() if "payment_methods" in r]
-  ways = _journey(state, text)
-  if not ways or not users:
-    return
-  people = _travellers(state, users[0])
-  cabin = re.search(_CABINS, text)
-  cabin = cabin.group(1).replace(" ", "_") if cabin else "economy"
-  flights = []
-  for where in ways:
-    look, offers = _offers(state, SEARCHES, where)
+  users = [r for r in call.state.seen.records.values()
+           if "payment_methods" in r]  # fmt: skip
+  for a in call.of("book") if users else ():
+    if ways := _new_way(call, a):
+      yield from _booking(call, users[0], ways)
+      return
+
+
+def _new_way(call: Call, a: asked.Ask) -> list[dict[str, str]]:
+  """The ways to be flown, unless they are those of a reservation there is."""
+  days = set(asked.days(a.sentence))
+  for x, y in asked.routes(a.sentence):
+    for t in call.trips:
+      if t["origin"] in x and t["destination"] in y:
+        if days & {f["date"] for f in t["flights"]}:
+          return []
+  return _journey(call, a)
+
+
+def _booking(call: Call, user: Mapping[str, Any], ways) -> Outcome:
+  state, text = call.state, call.text
+  people = _travellers(call, user)
+  cabin = next(iter(asked.cabins(text)), "economy")
+  flights: list[Any] = []
+  for k, where in enumerate(ways):
+    found, look = itineraries.find(state, text, where, cabin, len(people), k)
     if look:
       yield Wanted("book_reservation", {}, look)
       return
-    best = choose(offers, text, cabin, len(people))
-    if best is None:
+    if found is None:
       yield None
       return
-    flights += best
-  values = {
+    flights += found
+  yield Wanted("book_reservation", {
     "origin": ways[0]["origin"], "destination": ways[0]["destination"],
     "flight_type": "round_trip" if len(ways) > 1 else "one_way",
-    "cabin": cabin, "flights": _numbers(flights), "passengers": people,
-    **_extras(text, users[0], cabin, flights, len(people)),
-  }  # fmt: skip
-  yield Wanted("book_reservation", values)
+    "cabin": cabin, "flights": itineraries.numbers(flights),
+    "passengers": people,
+    **_extras(text, user, cabin, flights, len(people)),
+  })  # fmt: skip
 
 
-def _journey(state, text: str) -> list[dict[str, str]]:
+def _journey(call: Call, a: asked.Ask) -> list[dict[str, str]]:
   """Arguments of a search for each way to be flown."""
-  said = _BOOK.search(text)
-  route = _route(text[said.start() :]) if said else None
-  dates = [e.value for e in state.seen.of("date")
-           if e.source == "user" and e.value >= NOW[:10]]  # fmt: skip
-  if not route or not dates:
+  near = "\n".join(
+    asked.plain(s) for s in call.state.user_texts[a.at : a.at + 2]
+  )
+  routes = asked.routes(a.sentence) or asked.routes(near)
+  days = [d for d in asked.days(call.text) if d >= NOW[:10]]
+  if not routes or not days:
     return []
-  back = bool(re.search(r"\bround[- ]trip\b", text)) and len(dates) > 1
-  ways = [(*route, dates[0]), (*route[::-1], dates[-1])][: 1 + back]
+  origin, end = routes[0][0][0], routes[0][1][0]
+  codes = [e.value for e in call.state.seen.of("airport")
+           if e.value.lower() in call.text]  # fmt: skip
+  origin = next((c for c in codes if c in routes[0][0]), origin)
+  end = next((c for c in codes if c in routes[0][1]), end)
+  back = re.search(r"\bround[- ]trip\b|\b(?:come|fly|get|go|way|flight) back\b"
+                   r"|\breturn\w*\b", call.text)  # fmt: skip
+  one = re.search(r"\bone[- ]way\b", call.text)
+  ways = [(origin, end, days[0]), (end, origin, days[-1])]
   return [
-    {"origin": a, "destination": b, "date": day} for a, b, day in ways
-  ]  # fmt: skip
+    {"origin": a, "destination": b, "date": day}
+    for a, b, day in ways[: 1 + bool(back and not one and len(days) > 1)]
+  ]
 
 
 def _extras(
   text: str, user: Mapping[str, Any], cabin: str, flights, n: int
 ) -> dict[str, Any]:
   """Bags beyond the allowance, insurance, and shares of the whole price."""
-  m = re.search(r"\b(\d|no|one|two|three|four) (?:checked )?"
-                r"(?:bag|suitcase|baggage|luggage)", text)  # fmt: skip
-  bags = _number(m.group(1)) if m else 0
+  bags = _booked_bags(text, n)
   paid = max(bags - ledger.free_bags(user.get("membership", ""), cabin, n), 0)
-  insured = bool(re.search(r"(?<!not )\b(want|buy|add|need) (the )?(travel )?"
-                           r"insurance", text))  # fmt: skip
+  insured = any(
+    re.search(r"\b(?:want|buy|add|need|take|with|include|get)\b[^.,]*"
+              r"\binsurance", s)
+    and not re.search(r"\b(?:no|not|without|n't)\b[^.,]*\binsurance|n't\b", s)
+    for s in text.split("\n")
+  )  # fmt: skip
   fare = sum(f["prices"][cabin] for f in flights)
   price = n * (fare + ledger.INSURANCE_FEE * insured) + ledger.BAG_FEE * paid
   return {
@@ -592,94 +554,74 @@ def _extras(
   }  # fmt: skip
 
 
-def _route(text: str) -> tuple[str, str] | None:
-  """ "From New York to Seattle": the first airport of each city."""
-  names: dict[str, str] = {}
-  for code in entities.CITIES:
-    for name in _says(code):
-      names.setdefault(name, code)
-  known = "|".join(sorted(names, key=len, reverse=True))
-  m = re.search(rf"\bfrom ({known})\b.{{0,20}}?\bto ({known})\b", text)
-  return (names[str(m[1])], names[str(m[2])]) if m else None
+def _booked_bags(text: str, n: int) -> int:
+  """Checked bags of all who fly; "one each" counts for everybody."""
+  for s in re.split(r"[.\n]", text):
+    m = re.search(rf"\b({asked.NUMBER})\b (?:\w+[ -]){{0,2}}?{asked.BAG}\b", s)
+    if m and not re.search(r"\bhand\b|\bcarry|\bn't\b|\bfree\b", s):
+      each = re.search(r"\b(?:each|both|every)\b", s)
+      return asked.number(m[1]) * (n if each else 1)
+  return 0
 
 
-def _travellers(state, user: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The caller, then those whose names and birthdays were told."""
+def _travellers(call: Call, user: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The caller, then saved passengers and others whose names were told."""
   own = {**user.get("name", {}), "dob": user.get("dob")}
-  told = [e.value for e in state.seen.of("passenger") if e.source == "user"]
-  return [own, *(p for p in told if p != own)]
+  saved = [
+    {k: p[k] for k in ("first_name", "last_name", "dob")}
+    for p in user.get("saved_passengers", ())
+    if f"{p['first_name']} {p['last_name']}".lower() in call.text
+  ]
+  told = [e.value for e in call.state.seen.of("passenger")
+          if e.source == "user"]  # fmt: skip
+  out = [own]
+  out += [p for p in (*saved, *told) if p not in out]
+  return out
 
 
 def _shares(text: str, user: Mapping[str, Any], price: float) -> list[Any]:
   """At most one certificate, gift cards, then a card: those that were named.
 
-  Of several certificates the largest. The card is the one whose last digits
-  were said, else the first.
+  What shall not be used is left out. Of several certificates the one whose
+  amount was named, the smaller one where it is asked for and enough, else the
+  largest. The card is the one whose last digits or brand were said.
   """
   methods = list(user["payment_methods"].values())
   kinds = {k: [m for m in methods if m["source"] == k]
            for k in ("certificate", "gift_card", "credit_card")}  # fmt: skip
-  kinds["certificate"].sort(key=lambda m: -ledger.balance(m))
-  kinds["credit_card"].sort(key=lambda m: m.get("last_four", "-") not in text)
-  order = kinds["certificate"][: "certificate" in text]
-  order += kinds["gift_card"] if "gift card" in text else []
-  return ledger.split(price, order + kinds["credit_card"][:1])
+  use = lambda word: any(
+    re.search(word, s) and not re.search(
+      r"\b(?:no|not|without|keep|never|untouched)\b|n't\b|\bbalances?\b", s)
+    for s in re.split(r"[.\n;]", text)
+  )  # fmt: skip
+  order = []
+  if use(r"\bcertificate|\bvoucher") or use(r"\$\d+ one\b"):
+    order += _certificate(text, kinds["certificate"], price)
+  if use(r"\bgift ?card"):
+    most = re.search(r"\b(?:most|largest|biggest|highest)\b", text)
+    cards = sorted(kinds["gift_card"], key=lambda m: -ledger.balance(m)
+                   if most else 0)  # fmt: skip
+    m = re.search(r"\b(one|two|three|\d)\b[^.\n]{0,12}\bgift ?cards\b", text)
+    order += cards[: asked.number(m[1]) if m and most else 3]
+  rank = lambda m: (
+    m.get("last_four", "-") not in text,
+    m.get("brand", "-").replace("_", " ") not in text.replace("master card",
+                                                              "mastercard"),
+  )  # fmt: skip
+  return ledger.split(price, order + sorted(kinds["credit_card"], key=rank)[:1])
+
+
+def _certificate(text: str, certificates, price: float) -> list[Any]:
+  """The one certificate that a booking may use."""
+  dear = sorted(certificates, key=lambda m: -ledger.balance(m))
+  named = [m for m in dear
+           if re.search(rf"\${int(ledger.balance(m))}\b", text)]  # fmt: skip
+  enough = [m for m in dear if ledger.balance(m) >= price]
+  if re.search(r"\b(?:small\w+|lowest|least)\b", text) and enough:
+    return enough[-1:]
+  return (named or dear)[:1]
 
 
 def shifted(date: str, days: int) -> str:
   day = datetime.date.fromisoformat(date) + datetime.timedelta(days=days)
   return day.isoformat()
-
-
-def choose(offers, text: str, cabin: str, seats: int):
-  """The itinerary that fits what was said, the cheapest of those that do.
-
-  An itinerary is a list of flights of one way. Free seats for all, hours that
-  were named, direct before others where it is preferred, the fastest if asked.
-  """
-  fit = [
-    x for x in offers
-    if all(f["available_seats"][cabin] >= seats for f in x)
-    and _in_hours(text, x)
-  ]  # fmt: skip
-  if not fit:
-    return None
-  price = lambda x: sum(f["prices"][cabin] for f in x)
-  if "fastest" in text:
-    return min(fit, key=lambda x: (_hours(x), price(x)))
-  prefers = re.search(r"\bprefer (direct|nonstop)", text)
-  return min(fit, key=lambda x: (len(x) > 1 if prefers else 0, price(x)))
-
-
-def _clock(text: str, words: str) -> int | None:
-  m = re.search(rf"\b{words} (\d{{1,2}}) ?(am|pm)\b", text)
-  if not m:
-    return None
-  return int(m.group(1)) % 12 + 12 * (m.group(2) == "pm")
-
-
-def _in_hours(text: str, x) -> bool:
-  """Every flight departs within the hours that were named."""
-  first = _clock(text, "(?:after|before|earlier than)") if re.search(
-    r"\bnot\b[^.]*\bbefore\b", text) else _clock(text, "after")  # fmt: skip
-  last = None
-  if not re.search(r"\bnot\b[^.]*\bbefore\b", text):
-    last = _clock(text, "before")
-  hours = [int(f["scheduled_departure_time_est"][:2]) for f in x]
-  return all(
-    (first is None or h >= first) and (last is None or h < last) for h in hours
-  )
-
-
-def _hours(x) -> float:
-  """From the first departure to the last arrival."""
-  start = _moment(x[0]["date"], x[0]["scheduled_departure_time_est"])
-  return (
-    _moment(x[-1]["date"], x[-1]["scheduled_arrival_time_est"]) - start
-  ).total_seconds() / 3600
-
-
-def _moment(date: str, clock: str) -> datetime.datetime:
-  clock, _, later = clock.partition("+")
-  time = datetime.datetime.fromisoformat(f"{date}T{clock}")
-  return time + datetime.timedelta(days=int(later or 0))

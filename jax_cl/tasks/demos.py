@@ -20,8 +20,8 @@ from typing import Any
 from jax_cl.tasks import (
   actions,
   answers,
-  bookings,
   intents,
+  itineraries,
   reading,
   stream,
   telecom_manual,
@@ -412,7 +412,7 @@ def _search(spec: TaskSpec, state: actions.State) -> Plan:
   for a in gold(spec):
     for f in a.arguments.get("flights", ()):
       for origin, end in _ways(state, a.arguments):
-        for tool in bookings.SEARCHES:
+        for tool in itineraries.SEARCHES:
           legs = state.seen.by_type.get("leg", {})
           found = (f["flight_number"], f["date"]) in state.seen.offers
           kept = a.name != "book_reservation"  # its price is known

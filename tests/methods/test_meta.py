@@ -57,11 +57,24 @@ def test_reptile_brings_in_what_is_left_at_the_end_of_a_stage():
 def test_maml_is_the_gradient_after_a_step():
   # L = .5 (p - 1)^2 a leaf: p' = p - alpha (p - 1), dL(p')/dp = (1 - alpha)^2
   # (p - 1) = .81 * 2; to first order .9 * 2.
-  g, aux = grads(maml.make(batch_size=2, alpha=0.1, ratio=0.0), [1.0, 1.0])
+  plain = maml.make(batch_size=2, alpha=0.1, ratio=0.0, clip=0.0)
+  g, aux = grads(plain, [1.0, 1.0])
   np.testing.assert_allclose(g["a"], 0.81 * 2, rtol=1e-6)
   np.testing.assert_allclose(aux["task_grads"]["a"], 2.0)
-  first = maml.make(batch_size=2, alpha=0.1, ratio=0.0, first_order=True)
+  first = maml.make(
+    batch_size=2, alpha=0.1, ratio=0.0, clip=0.0, first_order=True
+  )
   np.testing.assert_allclose(grads(first, [1.0, 1.0])[0]["a"], 0.9 * 2, 1e-6)
+
+
+def test_maml_cuts_the_norm_of_its_gradient():
+  # Both leaves 1.62, norm 1.62 sqrt(2) = 2.29: cut to 2 it is sqrt(2) each.
+  cut = maml.make(batch_size=2, alpha=0.1, ratio=0.0)
+  g, aux = grads(cut, [1.0, 1.0])
+  np.testing.assert_allclose(g["a"], 2**0.5, rtol=1e-6)
+  np.testing.assert_allclose(aux["task_grads"]["a"], 2.0)
+  g, _ = grads(cut, [2.0, 2.0])  # .81 each is short enough
+  np.testing.assert_allclose(g["a"], 0.81, rtol=1e-6)
 
 
 def test_oml_steps_on_the_head_row_after_row():

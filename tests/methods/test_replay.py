@@ -133,6 +133,27 @@ def test_a_reservoir_is_filled_as_one():
   assert method.add is memory.reservoir
 
 
+def test_a_total_is_shared_by_the_earlier_domains():
+  """4 rows in all: 4 of domain 0 in stage 1, 2 of each earlier in stage 2."""
+  method = replay.make(
+    batch_size=32, ratio=1.0, capacity=4, total=4, min_buffer_size=1
+  )
+  buffer = memory.init(method.store(OBJ, (), P, NEW, None), TRAINS, 4)
+  for domain in (0, 1):
+    new = NEW._replace(domain=jnp.full(4, domain))
+    items = method.store(OBJ, (), P, new, None)
+    buffer = memory.add(buffer, items, jnp.int32(0))
+  draw = jax.jit(method.draw)
+
+  def drawn(stage):
+    mem = draw((), buffer, stage, jax.random.key(stage))
+    places = zip(np.ravel(mem.domain).tolist(), np.ravel(mem.slot).tolist())
+    return sorted(set(places))
+
+  assert drawn(1) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+  assert drawn(2) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
 def test_ratio_0_is_sequential():
   assert replay.make(batch_size=4, ratio=0.0) == base.Method()
 
@@ -146,6 +167,7 @@ def test_ratio_0_is_sequential():
     ({"mode": "inside"}, "known: .'appended', 'within'"),
     ({"strategy": "hard"}, "unknown strategy 'hard'"),
     ({"ratio": 0.5, "capacity": 0}, "capacity is 0"),
+    ({"capacity": 9, "total": 10}, "total is 10, and a domain holds capacity"),
   ],
 )
 def test_refused(options, message):
