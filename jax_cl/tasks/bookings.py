@@ -133,24 +133,41 @@ def _cancels(call: Call) -> Outcome:
   for _, t in call.about("cancel"):
     if t.get("status") == "cancelled":
       continue
-    yield _cancel(t) if cancellable(call, t) else None
+    if cancellable(call, t):
+      yield _cancel(t)
+    elif _DROPPED.search(call.text) and (look := _unknown_status(call, t)):
+      yield _cancel(t, look)
+    else:
+      yield None
 
 
-def _cancel(t: Trip) -> Wanted:
-  return Wanted("cancel_reservation", {"reservation_id": t["reservation_id"]})
+_DROPPED = re.compile(  # the airline cancelled a flight
+  r"\b(?:was|were|been|got|is|has been) cancell?ed\b|\bcancell?ed by\b"
+)
+
+
+def _cancel(t: Trip, look=None) -> Wanted:
+  values = {"reservation_id": t["reservation_id"]}
+  return Wanted("cancel_reservation", values, look)
 
 
 def cancellable(call: Call, t: Trip) -> bool:
   """One of: booked within 24 hours, cancelled by the airline, business,
   insured for a covered reason; and nothing flown yet.
   """
-  if all(s == "cancelled" for s in _known(call.state, t).values()):
-    return True
-  return not flown(t) and (
-    t.get("created_at", "") > DAY_AGO
+  known = _known(call.state, t)
+  gone = [f for f in t["flights"] if f["date"] < NOW[:10]
+          and known.get(_at(f)) != "cancelled"]  # fmt: skip
+  return not gone and (
+    "cancelled" in known.values()
+    or t.get("created_at", "") > DAY_AGO
     or t.get("cabin") == "business"
     or (t.get("insurance") == "yes" and bool(_COVERED.search(call.text)))
   )
+
+
+def _at(f: Mapping[str, Any]) -> str:
+  return f"{f['flight_number']} {f['date']}"
 
 
 # -------------------------------------------------- Refunds and Compensation
@@ -218,13 +235,12 @@ def _legs(call: Call, t: Trip) -> list[Mapping[str, Any]]:
 
 def _known(state, t: Trip) -> dict[str, str]:
   """Flights of a trip whose status was looked up."""
-  at = [f"{f['flight_number']} {f['date']}" for f in t["flights"]]
   status = state.seen.flight_status
-  return {k: status[k] for k in at if k in status} or {"": "unknown"}
+  return {k: status[k] for k in map(_at, t["flights"]) if k in status}
 
 
 def _statuses(call: Call, t: Trip) -> dict[str, str]:
-  named = [f"{f['flight_number']} {f['date']}" for f in _legs(call, t)]
+  named = [_at(f) for f in _legs(call, t)]
   return {k: v for k, v in _known(call.state, t).items() if k in named}
 
 
@@ -233,7 +249,7 @@ def _unknown_status(call: Call, t: Trip):
   if any(v in ("delayed", "cancelled") for v in known.values()):
     return None
   for f in _legs(call, t):
-    if f"{f['flight_number']} {f['date']}" not in known:
+    if _at(f) not in known:
       values = {"flight_number": f["flight_number"], "date": f["date"]}
       return "get_flight_status", values
   return None
@@ -274,19 +290,17 @@ def _only_asks(sentence: str) -> bool:
 
 def _total_bags(text: str, had: int) -> int | None:
   """ "Three bags instead of two", "one more bag"."""
-  m = re.search(
-    rf"\b({asked.NUMBER})\b(?: (?:\w+[ -]){{0,3}}?)?{asked.BAG}\b", text
-  )
-  if not m:
+  found = asked.bags(text)
+  if found is None:
     return None
-  n = asked.number(m[1])
+  word, n = found
   whole = r"\b(?:in total|total|altogether|all in all|instead of|there will be)"
   more = re.search(
     r"\b(?:more|extra|additional|another|add\w*|further|second|third)\b", text
   )
   if re.search(whole, text) or not more:
     return n if re.search(whole, text) or n > had else had + n
-  return had + (1 if m[1] in ("second", "third") else n)
+  return had + (1 if word in ("second", "third") else n)
 
 
 def _passengers(call: Call) -> Outcome:
@@ -382,12 +396,9 @@ def _corrected(call: Call, a: asked.Ask, aboard, old) -> dict[str, Any] | None:
     same = [k for k in p if p[k] == old[k]]
     if len(same) == 1 and p not in aboard:
       return {**p, "dob": old["dob"]}
-  for part, key in (("last", "last_name"), ("first", "first_name"),
-                    ("sur", "last_name")):  # fmt: skip
-    m = re.search(rf"\b{part} ?name\b.*?\b(?:is|be|to|as)\s+([a-z]+)\b",
-                  a.sentence)  # fmt: skip
-    if m and m[1] != old[key].lower():
-      return {**old, key: m[1].title()}
+  for key, name in asked.corrected(a.sentence):
+    if name != old[key].lower():
+      return {**old, key: name.title()}
   return None
 
 
@@ -557,10 +568,10 @@ def _extras(
 def _booked_bags(text: str, n: int) -> int:
   """Checked bags of all who fly; "one each" counts for everybody."""
   for s in re.split(r"[.\n]", text):
-    m = re.search(rf"\b({asked.NUMBER})\b (?:\w+[ -]){{0,2}}?{asked.BAG}\b", s)
-    if m and not re.search(r"\bhand\b|\bcarry|\bn't\b|\bfree\b", s):
+    found = asked.bags(s)
+    if found and not re.search(r"\bhand\b|\bcarry|n't\b|\bfree\b", s):
       each = re.search(r"\b(?:each|both|every)\b", s)
-      return asked.number(m[1]) * (n if each else 1)
+      return found[1] * (n if each else 1)
   return 0
 
 

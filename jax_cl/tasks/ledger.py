@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_cl.tasks import entities
+from jax_cl.tasks import asked, entities
 
 # The airline policy's checked bags without a fee: membership -> a passenger in
 # basic economy, economy, business. Each other bag costs 50 dollars.
@@ -218,19 +219,34 @@ def derive(state) -> None:
       add(f"total price of all {name.lower()}", sum(prices))
   for id, r in seen.records.items():
     if "flights" in r and r.get("reservation_id"):
-      _renamed(seen, turn, r)
+      _renamed(state, r)
       _derive_trip(seen, turn, id, r, add)
 
 
-def _renamed(seen, turn: int, r: Mapping[str, Any]) -> None:
-  """Passengers under a name the user said that shares one of theirs."""
-  for e in seen.of("person"):
+def _renamed(state, r: Mapping[str, Any]) -> None:
+  """Passengers under a name that was told, and people whose birthday was.
+
+  A name that shares a part with a passenger's is theirs, corrected.
+  """
+
+  def add(p: Mapping[str, Any]) -> None:
+    state.seen.add("passenger", dict(p), state.turn, "derived", {},
+                   [r["reservation_id"]])  # fmt: skip
+
+  for e in state.seen.of("person"):
     for p in r["passengers"]:
-      a, b = e.value, (p["first_name"], p["last_name"])
-      same = (a["first_name"] == b[0]) + (a["last_name"] == b[1])
-      if same == 1:
-        seen.add("passenger", {**a, "dob": p["dob"]}, turn, "derived", {},
-                 [r["reservation_id"]])  # fmt: skip
+      if sum(e.value[k] == p[k] for k in e.value) == 1:
+        add({**e.value, "dob": p["dob"]})
+  for said in map(asked.plain, state.user_texts):
+    named = lambda p: re.search(rf"\b{p['first_name'].lower()}\b", said)
+    for day in asked.births(said):
+      for e in state.seen.of("person"):
+        if named(e.value):
+          add({**e.value, "dob": day})
+    for key, name in asked.corrected(said):
+      for p in r["passengers"]:
+        if named(p) or len(r["passengers"]) == 1:
+          add({**p, key: name.title()})
 
 
 def _derive_trip(seen, turn: int, id: str, r: Mapping[str, Any], add) -> None:

@@ -1,0 +1,321 @@
+"""What a caller of the airline asks for: clauses of speech, by their kind.
+
+Wishes are said in many words and are of few kinds. Speech is cut into
+sentences and clauses; what is negated ("you don't want to cancel"), what the
+airline did ("the flight was cancelled") and what is a mere condition ("if it
+can't be cancelled, ...") asks for nothing. The rest has the kinds that its
+words name. What follows a condition that something fails is a fallback: it is
+asked for where the policy forbids the rest.
+
+Rules of language alone: no word of any task, no policy, no database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from jax_cl.tasks import entities
+
+COUNTS = {
+  w: n for n, w in enumerate(
+    "no one two three four five six seven eight nine ten".split()
+  )
+} | {"a": 1, "an": 1, "another": 1, "second": 1, "third": 1}  # fmt: skip
+NUMBER = r"(?:\d+|" + "|".join(COUNTS) + r")"
+_SMALL = rf"(?:(?!{NUMBER}\b)\w+[ -])"  # a word that is no number
+BAG = r"(?:bags?|suitcases?|luggage|baggages?)"
+CABIN = r"\b(?:basic economy|economy|business)\b"
+_DAY = (
+  r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:st|nd|rd|th)? (?:of )?may\b"
+  r"|\b5/(\d{1,2})\b|\b2024-05-(\d\d)\b|\bthe (\d{1,2})(?:st|nd|rd|th)\b"
+)
+_PERSON = r"(?:passengers?|travell?ers?|persons?|companions?|people)"
+_CHANGE = (
+  r"(?:chang|mov|push|shift|postpon|reschedul|re-?book|switch|modif|adjust"
+  r"|advanc|bring|delay(?!ed)|extend|put off)\w*"
+)
+_TIME = (
+  r"(?:days?|dates?|weeks?|tomorrow|nonstop|direct|earlier|later|sooner"
+  r"|fastest|cheapest|outgoing|outbound|flights? back)"
+)
+
+# kind -> what a clause says that asks for it
+KINDS: dict[str, str] = {
+  "cancel": (
+    r"\bcancel(?:ling|lation of)?\b|\b(?:call|break|calling)\b(?: \w+){0,3} off"
+    r"|\b(?:call|break)ed off|\bget(?:ting)? rid of\b|\bscrap\b|\bundo\b"
+    r"|\bdrop(?:ping)? (?:my|the|this|all|both)\b|\bback out of\b"
+    r"|\bgive up (?:my|the) (?:trip|flight|ticket|reserv)"
+    r"|\b(?:be|have|get|want|like|wish|need)\b[^.;]*(?<!was )(?<!were )"
+    r"(?<!been )(?<!got )(?<!the )(?<!my )(?<!a )\bcancell?ed\b"
+  ),
+  "cabin": (
+    r"\b(?:up|down)grad\w*"
+    r"|\b(?:chang|switch|mov|turn|convert|modif|bump|mak|put)\w*\b"
+    rf"[^.;]*{CABIN}"
+    r"|\b(?:go|get|sit|fly|be|travel|seats?|stay|like|want|prefer|take)\b[^.;]*"
+    rf"{CABIN}"
+  ),
+  "move": (
+    rf"\b{_CHANGE}\b[^.;]*(?:\b{_TIME}\b|{_DAY})"
+    r"|\b(?:days?|weeks?) (?:later|earlier|sooner)\b"
+    rf"|\b(?:leave|return|come back|fly|depart|go)\b[^.;]*\b(?:{_TIME})\b"
+    rf"|(?:{_DAY})[^.;]*\b(?:instead|rather than|would be (?:\w+ )?better)"
+    rf"|\b(?:instead of|rather than) (?:on )?(?:{_DAY})"
+    rf"|\b(?:come back|return|leave) on (?:{_DAY})"
+  ),
+  "bags": (
+    rf"\b(?:add\w*|more|extra|additional|another|bring|need|tak\w+|check in"
+    rf"|come along|there will be|have)\b[^.;]*\b{BAG}\b"
+    rf"|\b{BAG}\b[^.;]*\b(?:added|more|in total|altogether|come along)\b"
+  ),
+  "unbag": (
+    rf"\b(?:remov\w+|tak\w+ off|drop|get rid of)\b[^.;]*\b{BAG}\b"
+    rf"|\b{BAG}\b[^.;]*\b(?:removed|taken off)\b"
+  ),
+  "people": (
+    r"\b(?:name|spell\w*|misspell\w*|misspelt|passport)\b"
+    r"|\b(?:chang|replac|swap|switch|substitut)\w*\b[^.;]*"
+    rf"\b(?:{_PERSON}|myself|me)\b"
+    r"|\bin (?:\w+|\w+'s) place\b|\bin place of\b|\b(?:my|'s) (?:place|seat)\b"
+    r"|\b(?:come|go|fly|travel)\w*\b[^.;]*\binstead\b|\binstead of (?:me|myself)\b"
+    r"|\b(?:give|transfer)\b[^.;]*\b(?:ticket|seat|flight)\b[^.;]*\bto\b"
+    r"|\b(?:ticket|seat|flight)\b[^.;]*\bto [a-z]+ [a-z]+$"
+  ),
+  "count": (
+    rf"\b(?:remov\w+|delet\w+|add(?:ing)?)\b[^.;]*\b{_PERSON}\b"
+    r"|\btake [a-z]+(?: [a-z]+)? off\b|\b(?:one|a) (?:more|fewer) passenger"
+  ),
+  "insure": (
+    r"\b(?:add|buy|get|purchas|includ|forgot)\w*\b[^.;]*\binsurance\b"
+  ),
+  "gesture": (
+    r"\bcompensat\w*|\bmake (?:it|this|that) up\b|\bvouchers?\b|\bgesture\b"
+    r"|\bfor (?:my|the|all the) (?:trouble|inconvenience)\b"
+    r"|\b(?:travel )?certificate for\b"
+  ),
+  "book": (
+    r"\bbook(?:ing)?\b(?! code)|\bmake a (?:reservation|booking)\b"
+    r"|\b(?:seats?|tickets?) (?:from|on)\b|\b(?:reserve|purchase|buy)\b"
+    r"|\b(?:want|like|need|have|trying|looking|plan\w*|hop\w+)\b[^.;]*"
+    r"\b(?:fly|get|travel|go)\b[^.;]*\b(?:from|to|there)\b"
+  ),
+}  # fmt: skip
+_KINDS = {k: re.compile(v) for k, v in KINDS.items()}
+_NOT = re.compile(  # stands before what is not wanted
+  r"\b(?:don't|do not|doesn't|does not|didn't|not|never|won't|refuse to"
+  r"|reject\w*|any offer|rather than|instead of"
+  r"|no more than|no (?=cancel|upgrade|change|voucher))(?:\s+[\w']+){0,4}\s*$"
+)
+_NOT_ALIKE = ("people", "count", "unbag")  # "Ross and not Rossi"
+_DID = re.compile(  # the airline did it
+  r"\b(?:was|were|been|got|is|are|has) (?:\w+ )?(?:cancell?ed|delayed|moved)\b"
+  r"|\byou(?: people)? cancell?ed\b"
+)
+_IF = re.compile(
+  r"^(?:(?:and|but|or|then|only|also|in) )*"
+  r"(?:if and only if|if|should|case|in case|when|unless)\b(.*?),\s*(.*)$"
+)
+_FAILS = re.compile(
+  r"\bnot\b|n't\b|\bcannot\b|\bdenie|\brefus|\bimpossible\b|\bforbid"
+  r"|\b(?:more|higher|greater|above|over)\b|\btoo (?:much|expensive)\b"
+  r"|\bno refund\b|\bno longer\b"
+)
+_CLAUSE = re.compile(
+  r"\s*[;:]\s+|,\s+(?:and |but |so |then |or |hence )*"
+  r"|\s+(?:and|but|then)\s+(?=(?:also |then |to |please )?(?:i|it|there|we"
+  r"|my|cancel|change|modify|upgrade|downgrade|add|remove|move|book|have|give"
+  r"|correct|fly|come|get|replace|put)\b)"
+)
+
+
+class Ask(NamedTuple):
+  """A clause that asks for something."""
+
+  kind: str
+  clause: str  # lower case, as all of these
+  sentence: str
+  at: int  # number of the sentence
+  fallback: bool  # asked for only where the rest is forbidden
+
+
+def plain(text: str) -> str:
+  """Lower case, one kind of apostrophe and of dash, words of one form."""
+  text = text.lower().replace("\u2019", "'").replace("\u2013", "-")
+  text = re.sub(r"\bnon-stop\b", "nonstop", text)
+  return re.sub(r"\bbasic-economy\b", "basic economy", " ".join(text.split()))
+
+
+def asks(sentences: Sequence[str]) -> list[Ask]:
+  """All that is asked for, in the order in which it was said."""
+  return [a for n, s in enumerate(sentences) for a in _asks(n, plain(s))]
+
+
+def _asks(n: int, sentence: str) -> Iterator[Ask]:
+  rest, fallback = sentence, bool(re.match(r"otherwise\b", sentence))
+  if found := _IF.match(sentence):
+    condition, rest = found.groups()
+    wished = re.search(r"\b(?:get|back|refund)\b[^,]*\$?\d", condition)
+    fallback = bool(_FAILS.search(condition)) and not wished
+  for clause in _CLAUSE.split(rest):
+    said = re.split(r"\b(?:if|unless)\b", clause)[0]
+    for kind in kinds(said):
+      yield Ask(kind, clause, sentence, n, fallback)
+
+
+def kinds(clause: str) -> list[str]:
+  """What a clause asks for."""
+  out = []
+  for kind, pattern in _KINDS.items():
+    for m in pattern.finditer(clause):
+      if kind not in _NOT_ALIKE and _NOT.search(clause[: m.start()]):
+        continue
+      if kind in ("cancel", "move") and _DID.search(clause[m.start() :]):
+        if not re.search(r"\bcancel\b", clause):
+          continue
+      out.append(kind)
+      break
+  return out
+
+
+# ------------------------------------------------------------- things named
+def bags(text: str) -> tuple[str, int] | None:
+  """("three", 3) of "three checked bags", the first that are named."""
+  m = re.search(rf"\b({NUMBER})\b {_SMALL}{{0,3}}?{BAG}\b", text)
+  return (m[1], number(m[1])) if m else None
+
+
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DATES = (  # with a year: birthdays
+  (r"\b(\d{4})-(\d\d)-(\d\d)\b", lambda y, m, d: (y, int(m), d)),
+  (rf"\b{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})\b",
+   lambda m, d, y: (y, entities.MONTHS[m], d)),
+  (rf"\b(\d{{1,2}})(?:st|nd|rd|th)? (?:of )?{_MONTH},? (\d{{4}})\b",
+   lambda d, m, y: (y, entities.MONTHS[m], d)),
+  (r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b", lambda m, d, y: (y, int(m), d)),
+)  # fmt: skip
+
+
+def births(text: str) -> list[str]:
+  """Dates that have a year, ISO 8601."""
+  return [
+    f"{year}-{month:02d}-{int(day):02d}"
+    for pattern, order in _DATES
+    for m in re.finditer(pattern, text)
+    for year, month, day in [order(*m.groups())]
+  ]
+
+
+_PART = r"\b(?P<part>first|last|family|given|sur) ?name\b"
+
+
+def corrected(text: str) -> list[tuple[str, str]]:
+  """("last_name", "ross") of "her last name, which is Ross"."""
+  found = re.finditer(
+    _PART + r"[^.;]*?\b(?:is|be|to|as|says|read)\s+(?P<name>[a-z]+)\b", text
+  )
+  field = lambda part: (
+    f"{'first' if part in ('first', 'given') else 'last'}_name"
+  )
+  return [(field(m["part"]), m["name"]) for m in found]
+
+
+def number(word: str) -> int:
+  return int(word) if word.isdigit() else COUNTS.get(word, 1)
+
+
+def days(text: str, month: str = "2024-05") -> list[str]:
+  """Days that are named, ISO 8601, in order."""
+  found = [next(g for g in m.groups() if g) for m in re.finditer(_DAY, text)]
+  return list(dict.fromkeys(f"{month}-{int(d):02d}" for d in found))
+
+
+def cabins(text: str) -> list[str]:
+  """Cabins that are named as a goal, then the others, in order.
+
+  "From business to economy", "economy rather than business", "out of basic
+  economy and into economy": economy is the goal.
+  """
+  goal, other = [], []
+  for m in re.finditer(CABIN, text):
+    before = text[max(0, m.start() - 24) : m.start()]
+    left = re.search(
+      r"\b(?:from|than|instead of|out of|keep|not)(?: \w+)?\s*$", before
+    )
+    to = re.search(r"\b(?:to|into|in|like|want)(?: (?:a|the|full|regular))*\s*$",
+                   before)  # fmt: skip
+    (goal if to and not left else other).append(m.group().replace(" ", "_"))
+    if left:
+      other.pop() if other and not to else None
+  return list(dict.fromkeys(goal + other))
+
+
+def _names() -> dict[str, list[str]]:
+  """What an airport is called -> its codes."""
+  out: dict[str, list[str]] = {}
+  for code, cities in entities.CITIES.items():
+    for name in (code.lower(), *cities):
+      out.setdefault(name, []).append(code)
+  return out
+
+
+PLACES = _names()
+_PLACE = "|".join(sorted(PLACES, key=len, reverse=True))
+_BETWEEN = r"(?: \([a-z]{3}\))?(?:'s)?"
+_ROUTES = (
+  rf"\b({_PLACE}){_BETWEEN}\s*(?:to|-|->|and)\s*({_PLACE})\b",
+  rf"\bfrom (?:\w+ )?({_PLACE}){_BETWEEN}\b[^.;]{{0,30}}?\bto ({_PLACE})\b",
+)
+_ROUTE_BACK = (
+  rf"\bto ({_PLACE}){_BETWEEN}\b[^.;]{{0,30}}?\bfrom ({_PLACE})\b",
+  rf"\b({_PLACE}) (?:\w+ ){{1,3}}from ({_PLACE})\b",
+)
+
+
+def routes(text: str) -> list[tuple[list[str], list[str]]]:
+  """(codes of the origin, codes of the destination) of every way named."""
+  out = []
+  for pattern in _ROUTES:
+    out += [(m[1], m[2]) for m in re.finditer(pattern, text)]
+  for pattern in _ROUTE_BACK:
+    out += [(m[2], m[1]) for m in re.finditer(pattern, text)]
+  return [
+    (PLACES[a], PLACES[b]) for a, b in dict.fromkeys(out) if a != b
+  ]  # fmt: skip
+
+
+def places(text: str) -> list[str]:
+  """Codes of all places that are named."""
+  found = re.findall(rf"\b({_PLACE})\b", text)
+  return list(dict.fromkeys(c for x in found for c in PLACES[x]))
+
+
+_MOST = re.compile(
+  r"\b(?:up to|less than|under|at most|below|not exceed\w*|maximum of|tops"
+  r"|budget (?:of|is)|limit\b[^.;]{0,12}?(?:of|is)|(?:no|not) more than"
+  r"|afford|within) (?:at most )?\$ ?(\d+)"
+  r"|\$ ?(\d+) (?:at most|or less|budget|limit|tops|maximum)"
+)
+_LEAST = re.compile(r"\b(?:(?<!no )(?<!not )more than|at least|over) \$ ?(\d+)")
+
+
+def most(text: str) -> float | None:
+  """The most that a change may cost."""
+  m = _MOST.search(text)
+  return float(m[1] or m[2]) if m else None
+
+
+def least(text: str) -> float | None:
+  """The least that a change must bring back."""
+  for sentence in re.split(r"[.\n]", text):
+    m = _LEAST.search(sentence)
+    if m and not re.search(r"\b(?:costs?|spend|pay|price|bill)\b", sentence):
+      return float(m[1])
+  return None
+
+
+def joined(sentences: Iterable[str]) -> str:
+  """The whole speech, a sentence a line."""
+  return "\n".join(map(plain, sentences)) + "\n"

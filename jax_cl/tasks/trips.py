@@ -1,0 +1,184 @@
+"""Which reservations a caller means: descriptions matched with what was seen.
+
+A description is what a sentence says of a trip: its id, its ends, a day, a
+flight, who flies, when it was booked. Each part that fits some trip leaves
+those that it fits. What is nearest to a wish describes best: its own clause,
+then its sentence, those beside it, and at last the whole speech.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jax_cl.tasks import asked, ledger
+
+NOW = "2024-05-15T15:00:00"  # the clock of tau2's airline policy
+DAY_AGO = "2024-05-14T15:00:00"
+Trip = Mapping[str, Any]  # a reservation, as its tool gives it
+
+_MANY = re.compile(
+  r"\b(?:all|every|each|any|both|everything|several|trips|reservations|bookings"
+  r"|two|three|four)\b"
+)
+_ALL = re.compile(
+  r"\b(?:all|every|each|everything|any)\b(?: (?:of|the|my|your|other|upcoming"
+  r"|future))*(?: (?:trips?|flights?|reservations?|bookings?|those|them|that|i)"
+  r"\b|$)"
+)
+
+
+def flown(t: Trip) -> bool:
+  """A part of it lies in the past."""
+  return any(f["date"] < NOW[:10] for f in t["flights"])
+
+
+def over(t: Trip) -> bool:
+  return all(f["date"] < NOW[:10] for f in t["flights"])
+
+
+def meant(
+  ask: asked.Ask,
+  sentences: Sequence[str],
+  trips: Sequence[Trip],
+  past: bool = False,
+) -> list[Trip]:
+  """The reservations that an ask is about; none where that is unclear.
+
+  `past`: those whose flights are all over count as well (complaints).
+  """
+  for scope in _scopes(ask, sentences):
+    found = described(scope, trips)
+    if found is None:
+      continue
+    open_ = [t for t in found if past or not over(t)] or found
+    if len(open_) > 1 and not _MANY.search(scope) and not _apart(scope, open_):
+      open_ = [t for t in open_ if not flown(t)] if not past else open_
+    if len(open_) == 1 or _MANY.search(scope) or _apart(scope, open_):
+      return list(open_)
+    if not open_:
+      return []
+  ahead = [t for t in trips if not over(t)]
+  for only in (list(trips), ahead):
+    if len(only) == 1:
+      return only
+  return []
+
+
+def _scopes(ask: asked.Ask, sentences: Sequence[str]) -> Iterator[str]:
+  """What is said near to an ask, from its clause to the whole speech."""
+  yield ask.clause
+  yield ask.sentence
+  low = [asked.plain(s) for s in sentences]
+  yield "\n".join(low[max(0, ask.at - 1) : ask.at + 2])
+  yield "\n".join(low)
+
+
+def described(text: str, trips: Sequence[Trip]) -> list[Trip] | None:
+  """Trips that fit a description; None where nothing describes one."""
+  if by_id := [t for t in trips if t["reservation_id"].lower() in text]:
+    return by_id
+  if re.search(r"\b(?:most recent|last|latest|recent) (?:reserv|flight|trip"
+               r"|book)", text):  # fmt: skip
+    return [max(trips, key=lambda t: t.get("created_at", ""))]
+  left, told = list(trips), bool(_ALL.search(text))
+  if ways := asked.routes(text):
+    left, told = _on_ways(ways, left), True
+  for fits in (_of_day, _of_flight, _of_people, _of_booking, _of_place):
+    if fits is _of_place and ways:
+      continue
+    test = fits(text)
+    if test is None:
+      continue
+    if some := [t for t in left if test(t)]:
+      told |= len(some) < len(trips)
+      left = some
+  if not told:
+    return None
+  if _ALL.search(text):
+    left = [t for t in left if not flown(t)] or left
+  return left
+
+
+def _on_ways(ways, trips: Sequence[Trip]) -> list[Trip]:
+  """Trips between the ends; else round trips the other way; else legs."""
+  ends = lambda t, w: t["origin"] in w[0] and t["destination"] in w[1]
+  tests: tuple[Callable[[Trip, Any], bool], ...] = (
+    ends,
+    lambda t, w: t["flight_type"] == "round_trip" and ends(t, (w[1], w[0])),
+    lambda t, w: any(ends(f, w) for f in t["flights"]),
+  )
+  out = []
+  for way in ways:
+    for test in tests:
+      if found := [t for t in trips if test(t, way) and t not in out]:
+        out += found
+        break
+  return out
+
+
+def _apart(text: str, trips: Sequence[Trip]) -> bool:
+  """Each of the trips was named by a way of its own."""
+  ways = asked.routes(text)
+  return len(ways) > 1 and len(trips) <= len(ways)
+
+
+Test = Callable[[Trip], bool]
+
+
+def _of_day(text: str) -> Test | None:
+  named = set(asked.days(text))
+  if not named:
+    return None
+  return lambda t: any(f["date"] in named for f in t["flights"])
+
+
+def _of_flight(text: str) -> Test | None:
+  named = set(re.findall(r"\bhat\d{3}\b", text))
+  if not named:
+    return None
+  return lambda t: any(
+    f["flight_number"].lower() in named for f in t["flights"]
+  )
+
+
+def _of_people(text: str) -> Test | None:
+  """How many fly, who does, and that the caller does not."""
+  if re.search(r"\bother people\b|n't (?:\w+ )?(?:travel|fly)\w* on\b", text):
+    return lambda t: t["user_id"].split("_")[0] not in _first_names(t)
+  m = re.search(r"\b(\d|one|two|three|four|five) (?:passengers?|people|of us)",
+                text)  # fmt: skip
+  if m:
+    n = asked.number(m[1])
+    return lambda t: ledger.seats(t) == n
+  words = set(re.findall(r"[a-z]+", text))
+
+  def named(t: Trip) -> bool:
+    others = _first_names(t) - {t["user_id"].split("_")[0]}
+    return bool(words & others)
+
+  return named
+
+
+def _first_names(t: Trip) -> set[str]:
+  return {p["first_name"].lower() for p in t["passengers"]}
+
+
+def _of_booking(text: str) -> Test | None:
+  """When it was bought."""
+  made = r"\b(?:book|bought|buy|made|purchas|reserv|order)\w*\b[^.;\n]*"
+  if re.search(made + r"\b(?:yesterday|last night|24 hours|today|a day)\b",
+               text):  # fmt: skip
+    return lambda t: t.get("created_at", "") >= DAY_AGO
+  return None
+
+
+def _of_place(text: str) -> Test | None:
+  """The one place that is named is where it goes, or where it stops."""
+  to = re.findall(r"\b(?:to|in|for|visit\w*|reach) ([a-z]+(?: [a-z]+)?)", text)
+  ends = {c for x in to for c in asked.places(x)}
+  named = ends or set(asked.places(text))
+  if not named:
+    return None
+  return lambda t: t["destination"] in named
