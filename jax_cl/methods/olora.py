@@ -17,9 +17,11 @@ the stages, and other trainable leaves are learned in stage 0 alone.
 Where it brings none, nothing is pretrained either, and the paper does not say
 what to do. Here stage 0 learns the tree itself, which is frozen afterwards, and
 adapters of `rank` a stage are put beside the matrices that `targets` names.
-What stage 0 read is known from what it changed: its slot's A is made of the
-first left singular vectors of W_0 - W_init, its B stays 0. Without them the
-first domain is not protected. Biases never get an adapter, as in the paper.
+What stage 0 read is known from what it changed, D = W_0 - W_init: its slot's A
+becomes D D^T A (a step of subspace iteration, Halko et al. 2011,
+https://arxiv.org/abs/0909.4061, section 4.5), columns of length 1, and its B
+stays 0. Without it the first domain is not protected. Biases never get an
+adapter, as in the paper.
 """
 
 from __future__ import annotations
@@ -118,15 +120,15 @@ def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
 
 
 def read_by(change, d: dict, rank: int) -> dict:
-  """The adapter `d` with what `change` [..., in, out] reads in its first slot.
+  """The adapter `d`, its first slot turned to what `change` [in, out] reads.
 
-  A matrix of fewer singular vectors than `rank` fills up with zeros.
+  No singular vectors: close ones change places at the least rounding.
   """
-  vectors, _, _ = jnp.linalg.svd(change, full_matrices=False)
-  some = vectors[..., :rank]
-  pad = [(0, 0)] * (some.ndim - 1) + [(0, rank - some.shape[-1])]
-  a = [jnp.pad(some, pad), d["lora_a"][..., rank:]]
-  return {**d, "lora_a": jnp.concatenate(a, axis=-1)}
+  a = d["lora_a"][..., :rank]
+  some = change @ (jnp.swapaxes(change, -1, -2) @ a)
+  some /= jnp.maximum(jnp.linalg.norm(some, axis=-2, keepdims=True), 1e-12)
+  rest = d["lora_a"][..., rank:]
+  return {**d, "lora_a": jnp.concatenate([some, rest], axis=-1)}
 
 
 def slots(rank: int, n_stages):

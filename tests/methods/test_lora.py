@@ -94,8 +94,8 @@ def test_olora_gives_adapters_to_the_matrices_it_is_told():
 
 
 def test_olora_knows_what_stage_0_read_by_what_it_changed():
-  # The change is rank one and reads (3, 4, 0) / 5: that is the slot's A, and
-  # its second vector is orthogonal to it; B stays 0, so nothing acts anew.
+  # The change is rank one and reads (3, 4, 0) / 5: that is all that its slot's
+  # A reads. B stays 0, so nothing acts anew.
   method = olora.make(rank=2)
   cl, p = begun(method, P, 3, 0)
   change = jnp.outer(jnp.array([3.0, 4.0, 0.0]), jnp.array([1.0, -2.0]))
@@ -103,8 +103,8 @@ def test_olora_knows_what_stage_0_read_by_what_it_changed():
   ((when, settle),) = method.phases
   _, after = settle(cl, learned, jnp.int32(0), KEY)
   a = after.delta["w"]["lora_a"]
-  np.testing.assert_allclose(jnp.abs(a[:, 0]), [0.6, 0.8, 0], atol=1e-5)
-  np.testing.assert_allclose(a[:, 0] @ a[:, 1], 0, atol=1e-5)
+  for column in jnp.abs(a[:, :2]).T:
+    np.testing.assert_allclose(column, [0.6, 0.8, 0], atol=1e-6)
   np.testing.assert_array_equal(a[:, 2:], p.delta["w"]["lora_a"][:, 2:])
   jax.tree.map(
     np.testing.assert_array_equal, method.view(cl, after, 0), learned.base
@@ -112,13 +112,6 @@ def test_olora_knows_what_stage_0_read_by_what_it_changed():
   _, later = settle(cl, learned, jnp.int32(1), KEY)
   jax.tree.map(np.testing.assert_array_equal, later, learned)
   assert when == 1.0
-
-
-def test_olora_fills_a_slot_of_more_places_than_the_matrix_has_directions():
-  a = {"lora_a": jnp.ones((3, 8)), "lora_b": jnp.zeros((8, 2))}
-  a = olora.read_by(jnp.ones((3, 2)), a, 4)["lora_a"]
-  assert a.shape == (3, 8)
-  np.testing.assert_array_equal(a[:, 2:4], 0)
 
 
 def test_a_column_adds_its_share_of_earlier_ones():
