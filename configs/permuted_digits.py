@@ -89,9 +89,10 @@ def strengths(args):
   # val .866 at alpha .1, .835 at .05, both cut to norm 2 (without: .847, .814)
   args.maml.alpha, args.maml.ratio = 0.1, 1.0
   # The head stays stage 0's, as an LLM's does: val .53 with adapters on the
-  # first layer alone and .33 on all. With what stage 0 read in its slot .65
-  # (rank 12; .61 at 8, .63 at 16; lam 1: .60, .1: .62).
+  # first layer alone and .33 on all; with what stage 0 read in its slot .61 at
+  # rank 12 and lam .1 (.59 at .2, .57 at .5, .62 at .03; rank 8: .59).
   args.olora.rank, args.olora.targets = 12, "layer0/kernel"
+  args.olora.lam = 0.1
   # A memory batch as large as the new one, as DER's; the published A-GEM's
   # reference is 64 rows.
   for name in ("selective_replay", "custom_replay", "mir", "oml"):
