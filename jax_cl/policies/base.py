@@ -56,6 +56,7 @@ class Config:
   window_layers: tuple[int, ...] = ()
   dtype: str = "float32"  # of activations and caches; "bfloat16" to compute so
   remat: str = ""  # "", or a name of REMAT
+  attention_block: int = 0  # queries whose scores exist at a time; 0: all
   lora_rank: int = 0  # 0: `init` makes no adapters
   lora_alpha: float = 16.0
   lora_targets: str = "layers/.*"  # regex over modules: `layers/attn/(q|v)`
@@ -162,8 +163,29 @@ def attention(
   k: Float[Array, "B S K C"],
   v: Float[Array, "B S K C"],
   mask: Bool[Array, "B T S"],
+  block: int = 0,
 ) -> Float[Array, "B T H C"]:
-  """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245)."""
+  """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245).
+
+  Scores are float32[B, H, T, S]: 9 GiB a row of 12k tokens and 16 heads. With
+  `block` those of so many queries exist at a time, and are computed again on
+  the way back.
+  """
+  T = q.shape[1]
+  if not block or T <= block:
+    return _attention(q, k, v, mask)
+  n = -(-T // block)
+
+  def cut(x):
+    x = jnp.pad(x, ((0, 0), (0, n * block - T), *((0, 0),) * (x.ndim - 2)))
+    return jnp.moveaxis(x.reshape(x.shape[0], n, block, *x.shape[2:]), 1, 0)
+
+  some = jax.checkpoint(lambda part: _attention(part[0], k, v, part[1]))
+  out = jnp.moveaxis(jax.lax.map(some, (cut(q), cut(mask))), 0, 1)
+  return out.reshape(out.shape[0], n * block, *out.shape[3:])[:, :T]
+
+
+def _attention(q, k, v, mask):
   B, T, H, C = q.shape
   K = k.shape[2]
   exact = _exact(q.dtype)
@@ -179,18 +201,18 @@ def attention(
   return out.reshape(B, T, H, C)
 
 
-def attend(q, k, v, view: View, kv, slides):
+def attend(q, k, v, view: View, kv, slides, block: int = 0):
   """(y_BTHC, kv): a layer's attention over the chunk, or a cache with it.
 
   q, k and v are the chunk's own, rotated. `slides`: bool[], whether the layer
-  sees its window alone; None where no layer does.
+  sees its window alone; None where no layer does. `block`: see `attention`.
   """
   mask = view.mask if slides is None else view.mask & (view.near | ~slides)
   if isinstance(kv, slots.Layer):
     return slots.attend(q, k, v, mask, view.at, kv)
   if kv is not None:
     kv = k, v = _write(kv[0], view.at, k), _write(kv[1], view.at, v)
-  return attention(q, k, v, mask), kv
+  return attention(q, k, v, mask, block), kv
 
 
 def decoder(

@@ -420,7 +420,10 @@ def _published(config: base.Config) -> base.Config:
   )
 
 
-_OURS = ("dtype", "remat", "lora_rank", "lora_alpha", "lora_targets")
+_OURS = (
+  "dtype", "remat", "attention_block", "lora_rank", "lora_alpha",
+  "lora_targets",
+)  # fmt: skip
 
 
 def to_hub(

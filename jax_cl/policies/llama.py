@@ -166,7 +166,7 @@ class Attention(nn.Module):
       q = base.RMSNorm(c.norm_eps, name="q_norm")(q)
       k = base.RMSNorm(c.norm_eps, name="k_norm")(k)
     q, k = rope.rotate(q, *view.angles), rope.rotate(k, *view.angles)
-    y, kv = base.attend(q, k, v, view, kv, slides)
+    y, kv = base.attend(q, k, v, view, kv, slides, c.attention_block)
     y = y.reshape(B, T, c.heads * c.head_width)
     return linear(c, c.width, c.o_bias, "o")(y), kv
 

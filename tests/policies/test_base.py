@@ -91,6 +91,21 @@ def test_bfloat16_computes_near_float32(tiny):
   assert relative(logits, exact) < 0.05
 
 
+def test_blocks_of_queries_change_neither_values_nor_gradients():
+  keys = jax.random.split(jax.random.key(0), 3)
+  q = jax.random.normal(keys[0], (2, 7, 4, 8))
+  k, v = (jax.random.normal(key, (2, 7, 2, 8)) for key in keys[1:])
+  mask = jnp.broadcast_to(jnp.tril(jnp.ones((7, 7), bool)), (2, 7, 7))
+
+  def value_and_gradients(block):
+    f = lambda *qkv: jnp.sum(base.attention(*qkv, mask, block) ** 2)
+    return quick_jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(q, k, v)
+
+  whole, blocks = value_and_gradients(0), value_and_gradients(3)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks)):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
 def test_remat_saves_less_and_changes_no_gradient(tiny):
   _, params = tiny
   batch = padded(ROWS, 8)
