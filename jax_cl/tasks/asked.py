@@ -55,7 +55,8 @@ KINDS: dict[str, str] = {
     r"\b(?:up|down)grad\w*"
     r"|\b(?:chang|switch|mov|turn|convert|modif|bump|mak|put)\w*\b"
     rf"[^.;]*{CABIN}"
-    r"|\b(?:go|get|sit|fly|be|travel|seats?|stay|like|want|prefer|take)\b[^.;]*"
+    r"|\b(?:go|get|sit|fly|be|travel|seats?|stay|like|want|prefer|take|ok|okay"
+    r"|fine|accept|settle)\b[^.;]*"
     rf"{CABIN}"
   ),
   "move": (

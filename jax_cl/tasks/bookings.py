@@ -10,9 +10,8 @@ features, and the scorer learns how far to trust them.
 
 from __future__ import annotations
 
-import datetime
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jax_cl.tasks import asked, entities, itineraries, ledger
@@ -86,8 +85,10 @@ def _plan(state) -> Plan:
   out, denied = _judged(Call(state, text, trips, first))
   if denied and len(first) < len(asks):
     done = {_about(w) for w in out}
-    second = Call(state, text, trips, [a for a in asks if a.fallback])
-    more, _ = _judged(second)
+    second = [a for a in asks if a.fallback]
+    if any(a.kind == "cabin" for a in second):  # the flights, in that cabin
+      second += [a for a in first if a.kind == "move"]
+    more, _ = _judged(Call(state, text, trips, second))
     out += [w for w in more if _about(w) not in done]
   if denied and re.search(r"\b(don't|do not) make any\b", text):
     out = []
@@ -425,7 +426,16 @@ def _changes(call: Call) -> Outcome:
     elif cabins and not moves and single and _names_one(asks[0].sentence, t):
       yield None  # all passengers fly in one cabin
     else:
-      yield from _change(call, t, cabins[0] if cabins else t["cabin"], moves)
+      yield from _first_that_may(call, t, cabins, moves)
+
+
+def _first_that_may(call: Call, t: Trip, cabins, moves) -> Outcome:
+  """In the first of the cabins that is within the budget."""
+  for n, cabin in enumerate(dict.fromkeys(cabins or [t["cabin"]])):
+    found = list(_change(call, t, cabin, moves))
+    yield from found if n == 0 or None not in found else ()
+    if None not in found:
+      return
 
 
 def _names_one(sentence: str, t: Trip) -> bool:
@@ -497,6 +507,9 @@ def _new_way(call: Call, a: asked.Ask) -> list[dict[str, str]]:
   return _journey(call, a)
 
 
+_SEVERAL = re.compile(r"\b(?:two|both|three|all)\b[^.;\n]{0,24}\bcertificates")
+
+
 def _booking(call: Call, user: Mapping[str, Any], ways) -> Outcome:
   state, text = call.state, call.text
   people = _travellers(call, user)
@@ -511,6 +524,8 @@ def _booking(call: Call, user: Mapping[str, Any], ways) -> Outcome:
       yield None
       return
     flights += found
+  if _SEVERAL.search(text):
+    yield None  # one certificate at most
   yield Wanted("book_reservation", {
     "origin": ways[0]["origin"], "destination": ways[0]["destination"],
     "flight_type": "round_trip" if len(ways) > 1 else "one_way",
@@ -619,7 +634,10 @@ def _shares(text: str, user: Mapping[str, Any], price: float) -> list[Any]:
     m.get("brand", "-").replace("_", " ") not in text.replace("master card",
                                                               "mastercard"),
   )  # fmt: skip
-  return ledger.split(price, order + sorted(kinds["credit_card"], key=rank)[:1])
+  order += sorted(kinds["credit_card"], key=rank)[:1]
+  if sum(map(ledger.balance, order)) < price:
+    order = _certificate("", kinds["certificate"], price) + kinds["gift_card"]
+  return ledger.split(price, order)
 
 
 def _certificate(text: str, certificates, price: float) -> list[Any]:
@@ -631,8 +649,3 @@ def _certificate(text: str, certificates, price: float) -> list[Any]:
   if re.search(r"\b(?:small\w+|lowest|least)\b", text) and enough:
     return enough[-1:]
   return (named or dear)[:1]
-
-
-def shifted(date: str, days: int) -> str:
-  day = datetime.date.fromisoformat(date) + datetime.timedelta(days=days)
-  return day.isoformat()

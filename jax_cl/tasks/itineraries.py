@@ -85,8 +85,11 @@ def reroute(
     if not old or not _concerned(text, moves, parts, k):
       continue
     date = new_date(text, moves, parts, k)
-    if re.search(r"\bsame flight|\b(?:very )?same (?:flight )?numbers?", text):
+    if re.search(r"\bsame (?:flight )?(?:numbers?|flights?)\b", text):
       parts[k] = [{**f, "date": _moved(f, old, date)} for f in old]
+      if look := _unseen(state, parts[k]):
+        yield numbers([*out, *back]), look
+        return
       continue
     where = {"origin": old[0]["origin"], "destination": old[-1]["destination"],
              "date": date}  # fmt: skip
@@ -101,6 +104,16 @@ def reroute(
   new = numbers([*parts[0], *parts[1]])
   if new != numbers(t["flights"]):
     yield new, None
+
+
+def _unseen(state, flights) -> Look | None:
+  """A search that shows the first of the flights that is not on offer."""
+  for f in flights:
+    where = {k: f[k] for k in ("origin", "destination", "date")}
+    if (f["flight_number"], f["date"]) not in state.seen.offers:
+      if not searched(state, DIRECT, where):
+        return DIRECT, where
+  return None
 
 
 def _moved(f: Mapping[str, Any], old, date: str) -> str:
@@ -124,6 +137,7 @@ def _concerned(text: str, moves: Sequence[asked.Ask], parts, k: int) -> bool:
   said = "\n".join(
     s for s in text.split("\n") if not (_KEPT.search(s) and _OUT.search(s))
   )
+  said = re.sub(r"\bsame day as [^.,\n]*", "", said)
   back, out = _BACK.search(said), _OUT.search(said)
   if not back and not out:
     days = set(asked.days("\n".join(a.sentence for a in moves)))

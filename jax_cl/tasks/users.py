@@ -122,7 +122,7 @@ _SECRET = re.compile(
 )
 # What tells the user how to behave, not what to say.
 _DIRECTION = re.compile(
-  r"^(be|make (everything|sure you (mention|sound))|mention (all|the two)"
+  r"^(be\b|make (everything|sure you (mention|sound))|mention (all|the two)"
   r"|for example|whenever|never|do not (ask|volunteer|reveal|mention|end)"
   r"|don't ask|first complain|reveal|this is incorrect|use both"
   r"|you (randomly|occasionally|speak|like to|try)\b"
