@@ -75,7 +75,6 @@ CUES = (
 )  # fmt: skip
 ALL = re.compile(r"\b(all|every|everything|both|entire)\b")
 EXCEPT = re.compile(r"\b(?:except|but not|other than|keep|besides)\b(.*)")
-_SLIP = re.compile(r"\bby (mistake|accident)|accidental|mistaken")
 _SKIP = ("name", "price", "available", "status")  # no options of a variant
 
 
@@ -351,7 +350,7 @@ def _wishes(f, a: About) -> None:
     f["unopened"] = [WISH * (e.key in unopened) for e in options]
     f["first_unopened"] = [WISH * (e.key in unopened[:1]) for e in options]
   if a.slot.name == "reason":
-    slip = bool(_SLIP.search(reading.read(a.state).text))
+    slip = reading.slipped(a.state)
     f["reason"] = [
       WISH * (("mistake" in str(e.value)) == slip) for e in options
     ]

@@ -17,11 +17,13 @@ from typing import Any
 from jax_cl.tasks import entities, ledger
 
 _ASK = re.compile(
-  r"\b(know|tell|asks?|check|how (much|many)|confirm the|inquire|wonder"
+  r"\b(know|tell|told|say|hear|curious|find out|asks?|check|how (much|many)"
+  r"|confirm the|inquire|wonder"
   r"|what|which|get the|provide|figure out|numeric|tracking)\b"
 )
 _MONEY = re.compile(
-  r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay)\b"
+  r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay"
+  r"|get in total|receiv\w+|come back|returned)\b"
 )
 _STATES = ("delivered", "pending", "cancelled", "processed")
 

@@ -144,16 +144,15 @@ def _best(state: actions.State, choice: actions.Choice) -> int | None:
 
 
 def _next_item(state: actions.State, choice: actions.Choice) -> int | None:
-  """Items of the wish that is being carried out, in the order seen in."""
+  """Items of the wish that is being carried out, in the order of speaking."""
   act = state.act
   assert act is not None
   picked = {e.key for es in state.picks.values() for e in es}
   for w in reading.open_wishes(state):
     if w.act == act.name and w.order.key in picked:
-      left = {e.key for e in w.items} - picked
-      places = [i for i, e in enumerate(choice.options) if e.key in left]
-      last = len(choice.options) - 1
-      return places[0] if places else last
+      at = {e.key: i for i, e in enumerate(choice.options)}
+      left = [e.key for e in w.items if e.key not in picked and e.key in at]
+      return at[left[0]] if left else len(choice.options) - 1
   return None
 
 

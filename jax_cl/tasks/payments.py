@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jax_cl.tasks import entities, ledger
+from jax_cl.tasks import entities, ledger, reading
 
 _CARD = r"\b(?:credit ?card|visa|mastercard|master card|amex|american express)"
 _KINDS = {
@@ -34,19 +34,27 @@ _NOT_PAYING = re.compile(  # talk about gift cards that chooses none
 def best(state, act: str, options: Sequence[entities.Entity]) -> int:
   """The option that pays or is paid, by what was said and what may be."""
   text = _NOT_PAYING.sub(" ", " ".join(state.user_texts).lower())
+  own = _NOT_PAYING.sub(" ", _said_of_picks(state))
   paid = original(state)
-  need = _need(state)
+  need = _need(state, act)
 
   least = re.search(r"\b(smallest|lowest) balance", text)
 
   def rank(i: int) -> tuple:
     e = options[i]
     return (
-      not _may(act, e, paid, need), _named(text, e, paid),
+      not _may(act, e, paid, need), _named(own, e, paid), _named(text, e, paid),
       _balance(e) if least else 0.0, e.id != paid, i,
     )  # fmt: skip
 
   return min(range(len(options)), key=rank)
+
+
+def _said_of_picks(state) -> str:
+  """What was said of the items that are picked."""
+  scopes = reading.read(state).scopes
+  picked = (e.key for es in state.picks.values() for e in es)
+  return " ".join(scopes.get(k, "") for k in picked)
 
 
 def original(state) -> str:
@@ -64,6 +72,8 @@ def _may(act: str, e: entities.Entity, paid: str, need: float) -> bool:
   source = _source(e)
   if act.startswith("return"):
     return e.id == paid or source == "gift_card"
+  if act.endswith("_payment") and e.id == paid:
+    return False
   if source == "certificate":
     return act.startswith("book")
   return source != "gift_card" or _balance(e) >= need
@@ -78,8 +88,11 @@ def _balance(e: entities.Entity) -> float:
   return float(text.split("; ")[-1])
 
 
-def _need(state) -> float:
+def _need(state, act: str) -> float:
   """What the picks cost beyond what was paid, 0 where unknown."""
+  if act.endswith("_payment"):
+    picked = [e.id for es in state.picks.values() for e in es]
+    return sum(ledger.total(state.seen.first.get(i, {})) for i in picked)
   if trip := next(iter(state.picks.get("reservation_id", ())), None):
     return ledger.price_of_change(state.seen, trip.value, state.picks)
   old = [e.id for e in state.picks.get("item_ids", ()) if e.type == "item"]

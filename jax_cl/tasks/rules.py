@@ -88,7 +88,7 @@ def _variant(state: actions.State, choice: actions.Choice) -> int:
 
 def _reason(state: actions.State, choice: actions.Choice) -> int:
   """ "By mistake", if that was said; else what is offered first of the rest."""
-  slip = bool(reading.SLIP.search(reading.read(state).text))
+  slip = reading.slipped(state)
   return next(
     (i for i, e in enumerate(choice.options)
      if ("mistake" in str(e.value)) == slip), 0,

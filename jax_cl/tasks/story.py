@@ -1,0 +1,516 @@
+"""What a conversation asks for so far: drafts of wishes, thing by thing.
+
+Clauses are gone through in the order of speaking. Each adds drafts of what is
+wanted of the things it names; one that names nothing goes on about what was
+named last; a later one narrows, takes back or replaces an earlier one, and one
+with a condition counts if what was seen says that it holds (`conditions`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from jax_cl.tasks import clauses, conditions, entities, things, variants
+from jax_cl.tasks.clauses import Clause
+
+_REF = re.compile(
+  r"\b(it|its|them|one|ones|this|these|those|both|others?|neither|that"
+  r"|anything|nothing)\b"
+)
+_TOLD = re.compile(r"^(?:it is|they are|i mean|the .*\bones?$)")
+_WHOLE = re.compile(
+  r"\b(?:whole|entire|complete|full|all (?:of )?(?:the|my))"
+  r" (?:orders?|thing|purchase)\b|\borders? (?:as a whole|entirely|completely)"
+)
+_SWEEP = re.compile(
+  r"\b(?:all|everything|every(?: single)? \w+|anything|both(?= orders?\b)"
+  r"|(?:two|2|three|3)(?= orders?\b))"
+)
+_NO_SWEEP = re.compile(
+  r"^ (?:of (?:it|this)|the (?:same|other|spec|changes)|available|time|is\b"
+  r"|are\b|options?|set\b|at once|i want|else\b|these changes)"
+)
+_DROP = re.compile(  # "leave it", "then forget about it", "no cancelation"
+  r"\b(forget|leave|nothing|never ?mind|(?:do|will|would) not|no (?:cancel"
+  r"|chang|exchang|modif|need)\w*|unchanged|(?:is|are) (?:fine|ok\w*)"
+  r"|accept it|keep (?:it|them|the order)|not worry)"
+)
+_ORDER_OF = re.compile(r"\b(?:the|this|that|my|whole|entire) orders?\b")
+
+
+@dataclasses.dataclass
+class Draft:
+  """What seems to be wanted of one item of one order."""
+
+  order: str  # id
+  item: entities.Entity
+  fate: str  # "remove" | "replace" | "keep" | ""
+  verb: str  # first word of the tool meant, or ""
+  sentence: int
+  scope: list[str] = dataclasses.field(default_factory=list)
+  whole: bool = False  # the order as a whole was meant
+
+
+class Story:
+  """Drafts of wishes, while the clauses are gone through in order."""
+
+  def __init__(self, state: Any):
+    self.state = state
+    self.held = things.shelf(state)
+    self.drafts: list[Draft] = []
+    self.topic: list[Draft] = []  # what was spoken of last
+    self.said: list[Clause] = []  # those that count
+    self.failed: list[Draft] = []  # taken back for a condition
+    self.dropped: tuple[int, set[str]] = (-1, set())
+    self.orders: list[str] = []  # ids of the orders spoken of last
+    told = " ".join(map(clauses.plain, state.user_texts))
+    self.numbers = things.ids(told, self.held)
+    self.told = {
+      n for at in things.named(told, self.held.names) for n in at.names
+    }
+
+  def drafts_of(self, order: str, fate: str) -> list[Draft]:
+    return [d for d in self.drafts if d.order == order and d.fate == fate]
+
+  def pointless(self, d: Draft) -> bool:
+    """It would be exchanged for itself: nothing else answers better."""
+    options = self.state.seen.of("variant")
+    own = [e for e in options if e.links & d.item.links]
+    scope = " . ".join(d.scope)
+    if (
+      d.fate != "replace" or not own or variants.goal(scope, d.item, own).again
+    ):
+      return False
+    if like_of(self.state, d.item, scope) is not None:
+      return False
+    scores = variants.variant_scores(options, d.item, scope)
+    return options[scores.index(max(scores))].value == d.item.value
+
+  def hear(self, clause: Clause) -> None:
+    if clause.condition and not self._counts(clause):
+      return
+    if clause.condition and self._repeats(clause):
+      return
+    self.said.append(clause)
+    if named := things.ids(clause.text, self.held):
+      self.orders = named
+    names = things.named(clause.text, self.held.names)
+    here = [n for n in names if not n.marks]
+    for n in names:
+      if n.marks and (found := self._marked(clause, n)):
+        self.orders = found
+    if moves(clause.text) and not _changes(clause):
+      self._point(names)
+    elif self._sweeps(clause, here) or self._whole(clause):
+      return
+    elif here:
+      self._mention(clause, here)
+    else:
+      self._refer(clause)
+
+  # ---------------------------------------------------------------- conditions
+  def _counts(self, clause: Clause) -> bool:
+    """Whether a clause with a condition counts; takes back what failed."""
+    if re.search(r"\bprefer", clause.text):
+      return True
+    prior = self._prior(clause)
+    holds = conditions.holds(self, clause.condition, prior)
+    if holds is None:
+      return clause.holds
+    if holds != clause.holds:
+      return False
+    failed = bool(conditions.NEGATIVE.search(clause.condition)) == clause.holds
+    if failed and not _only_pays(clause):
+      self.failed = prior
+      for d in prior:
+        if _WHOLE.search(clause.text) and d.fate == "remove":
+          d.whole = True
+        elif not (
+          _ORDER_OF.search(clause.text)
+          and clause.verbs
+          and clause.verbs[0].verb == "cancel"
+        ):
+          d.fate = "" if d.fate != "keep" else d.fate
+    return True
+
+  def _repeats(self, clause: Clause) -> bool:
+    """ "Forget it, since I want the hose alone": said of the same."""
+    known = {n for at in things.named(clause.text, self.held.names)
+             for n in at.names}  # fmt: skip
+    if _DROP.search(clause.text) and not known:
+      self.dropped = (
+        clause.sentence,
+        {d.item.fields.get("name", "") for d in self.failed},
+      )
+    return (
+      bool(known) and self.dropped[0] == clause.sentence
+      and known <= self.dropped[1]
+    )  # fmt: skip
+
+  def _prior(self, clause: Clause) -> list[Draft]:
+    """What a condition is about: things it names, else the last wishes."""
+    names = things.named(clause.condition, self.held.names)
+    known = {n for at in names for n in at.names}
+    live = [d for d in self.drafts if d.fate in ("remove", "replace")]
+    verbs = {v.verb for v in clauses.verbs_of(clause.condition)}
+    live = [d for d in live if d.verb in verbs] or live
+    if own := [d for d in live if d.item.fields.get("name") in known]:
+      return own
+    before = [d.sentence for d in live if d.sentence <= clause.sentence]
+    return [d for d in live if before and d.sentence == max(before)]
+
+  # ------------------------------------------------------------------- things
+  def _marked(self, clause: Clause, name: things.Name) -> list[str]:
+    """Ids of the orders that "the order with the lamp" means."""
+    own = [e for e in self.held.items if e.fields.get("name") in name.names]
+    verbs = [v for v in clause.verbs if v.fate in ("remove", "replace")]
+    verb = verbs[-1] if verbs else None
+    if not name.plural:
+      own = things.narrow(own, clause.text)
+    homes = [h for e in own for h in self.held.homes(e)]
+    want = things.states(clause.text) or (
+      things.fitting(verb.verb, verb.fate) if verb else ("pending",)
+    )
+    fit = [h for h in homes if self.held.status(h) in want]
+    found = list(dict.fromkeys(fit or homes))
+    return found if name.plural else found[:1]
+
+  def _point(self, names: Iterable[things.Name]) -> None:
+    """Things that only tell which orders are meant."""
+    for n in names:
+      own = [e for e in self.held.items if e.fields.get("name") in n.names]
+      if homes := [h for e in own for h in self.held.homes(e)]:
+        self.orders = homes[:1]
+
+  def _resolve(
+    self, clause: Clause, name: things.Name, about: str, verb: str, fate: str
+  ) -> list[Draft]:
+    """The items of orders that a name stands for."""
+    pairs = [
+      (h, e) for e in self.held.items if e.fields.get("name") in name.names
+      for h in self.held.homes(e)
+    ]  # fmt: skip
+    near = things.ids(clause.text, self.held) or self.numbers
+    pairs = [p for p in pairs if p[0] in near] or pairs
+    near_by = clause.text[max(0, name.start - 40) : name.end + 45]
+    for want in (
+      things.states(near_by), *((w,) for w in things.fitting(verb, fate))
+    ):  # fmt: skip
+      if fit := [p for p in pairs if self.held.status(p[0]) in want]:
+        pairs = fit
+        break
+    if re.search(r"\bother (?:\w+ )?$", clause.text[: name.start]):
+      taken = {d.item.key for d in self.drafts if d.fate}
+      pairs = [p for p in pairs if p[1].key not in taken] or pairs
+    own = [e for _, e in pairs]
+    every = re.search(
+      r"\b(?:all|both|every|two|2|three)(?: \w+){0,3} $",
+      clause.text[: name.start],
+    )
+    one = re.search(r"\bone\b", clause.text)
+    own = things.narrow(own, every.group() if every and not one else about)
+    if not every:
+      own = things.in_company(own, self.held, self.told)
+    keys = {e.key for e in own}
+    pairs = [p for p in pairs if p[1].key in keys]
+    if not every and not name.plural:
+      pairs = [p for p in pairs if p[0] == pairs[0][0]]
+    return [Draft(h, e, fate, verb, clause.sentence) for h, e in pairs]
+
+  def _mention(self, clause: Clause, names: list[things.Name]) -> None:
+    """Items named under a verb, or described as they should be."""
+    topic: list[Draft] = []
+    for name, start, end in _segments(clause.text, names):
+      fate, verb = _fate(clause, name, self._inherited(clause))
+      about = clause.text[start : _goal(clause.text, name.end, end)]
+      scope = clause.text[start:end]
+      found = self._resolve(clause, name, about, verb, fate)
+      for d in found:
+        topic.append(self._draft(d, scope))
+      if _only(clause.text[: name.start]) and verb == "cancel":
+        for d in found:  # of an order, some things cannot be cancelled
+          d.fate = d.fate if len(self.held.inside[d.order]) == 1 else ""
+          self._draft(d, "").fate = d.fate
+      elif _only(clause.text[: name.start]) and fate in ("remove", "replace"):
+        keep = {d.item.key for d in found}
+        for d in self.drafts:
+          if d.fate == fate and d.item.key not in keep:
+            d.fate = ""
+    self.topic = topic or self.topic
+    if topic:
+      self.orders = list(dict.fromkeys(d.order for d in topic))
+
+  def _inherited(self, clause: Clause) -> tuple[str, str]:
+    """The verb of the clause before: "...; the lamp to a red one"."""
+    if not self.said[:-1]:
+      return "", ""
+    if self.said[-2].sentence != clause.sentence and not re.search(
+      r"\b(?:to|for|into)\b", clause.text
+    ):
+      return "", ""
+    verbs = [v for v in self.said[-2].verbs if v.fate in ("remove", "replace")]
+    return (verbs[-1].fate, verbs[-1].verb) if verbs else ("", "")
+
+  def _draft(self, new: Draft, scope: str) -> Draft:
+    """Adds a draft, or changes the one of the same item."""
+    for d in self.drafts:
+      if d.item.key == new.item.key and d.order == new.order:
+        if new.fate and not (new.fate == "keep" and d.fate == ""):
+          d.fate, d.verb = new.fate, new.verb or d.verb
+          d.sentence = new.sentence
+        d.scope.append(scope)
+        return d
+    for d in self.drafts:  # "it is actually two that I want to exchange"
+      if d.item.fields.get("name") == new.item.fields.get("name"):
+        if d.fate == new.fate == "replace":
+          new.scope += d.scope
+    new.scope.append(scope)
+    self.drafts.append(new)
+    return new
+
+  def _refer(self, clause: Clause) -> None:
+    """A clause that names nothing: it goes on about what was named last."""
+    text = clause.text
+    verbs = [v for v in clause.verbs if v.fate != "look"]
+    cancels = any(v.verb == "cancel" for v in verbs)
+    if cancels and re.search(r"\borders?\b", text) and self.orders:
+      if re.search(r"\border\b.* other\b", text):
+        kept = [d.order for d in self.topic if d.fate == "keep"]
+        self.orders = [
+          h for d in self.topic for h in [d.order] if h not in kept
+        ]
+      self._take(self.orders, clause, "remove", "cancel")
+      return
+    if any(v.fate == "replace" for v in verbs) and re.search(r"\bitem\b", text):
+      self.topic = self._lone() or self.topic
+    if not self.topic:
+      return
+    about = re.search(rf"\b({'|'.join(self.held.keys)})\b", text)
+    fate, verb = (verbs[-1].fate, verbs[-1].verb) if verbs else ("", "")
+    if fate == "keep" and (about or re.search(r"\bkeep (only )?one\b", text)):
+      fate = ""
+    if fate == "keep" and not any(
+      d.fate in ("remove", "replace") for d in self.topic
+    ):
+      self.topic = self._last() or self.topic
+    if _TOLD.search(text) and self._tell(text):
+      return
+    chosen = self._chosen(text) if _REF.search(text) else list(self.topic)
+    for d in chosen:
+      if fate and (_REF.search(text) or about):
+        d.fate = "" if fate == "keep" and _DROP.search(text) else fate
+        d.verb, d.sentence = verb or d.verb, clause.sentence
+      elif not d.fate and (clause.implies and (about or _REF.search(text))):
+        d.fate, d.verb = "replace", "modify"
+      d.scope.append(text)
+
+  def _lone(self) -> list[Draft]:
+    """ "Change my pending order's item to red": it has but one."""
+    pending = [
+      o.id for o in self.held.orders if o.fields["status"] == "pending"
+    ]
+    own = [(o, e) for o in pending for e in self.held.inside[o]]
+    if len(own) != 1:
+      return []
+    return [self._draft(Draft(*own[0], "replace", "modify", 0), "")]
+
+  def _last(self) -> list[Draft]:
+    """The wishes that were made last."""
+    live = [d for d in self.drafts if d.fate in ("remove", "replace")]
+    return [d for d in live if d.sentence == max(x.sentence for x in live)]
+
+  def _tell(self, text: str) -> bool:
+    """ "It is the red one": which one was meant, said when asked for."""
+    told = False
+    every = re.search(r"\b(two|2|both|all)\b", text)
+    for d in [d for d in self.topic if d.fate in ("remove", "replace")]:
+      same = [
+        Draft(h, e, d.fate, d.verb, d.sentence, list(d.scope))
+        for e in self.held.items for h in self.held.homes(e)
+        if e.fields.get("name") == d.item.fields.get("name")
+        and self.held.status(h) in things.fitting(d.verb, d.fate)
+      ]  # fmt: skip
+      left = things.narrow([x.item for x in same], text)
+      if len(left) == len(same) or not (every or len(left) == 1):
+        continue
+      told, d.fate = True, ""
+      for x in same:
+        if x.item in left:
+          self._draft(x, "")
+    return told
+
+  def _chosen(self, text: str) -> list[Draft]:
+    """Which of the topic "the red one", "the other" and "them" are."""
+    topic = list(self.topic)
+    if re.search(r"\bothers?\b", text):
+      return [d for d in topic if d.fate not in ("keep",)] or topic
+    chosen: list[Draft] = []
+    for name in dict.fromkeys(d.item.fields.get("name") for d in topic):
+      own = [d for d in topic if d.item.fields.get("name") == name]
+      left = {e.key for e in things.narrow([d.item for d in own], text)}
+      if len(left) < len(own):
+        chosen += [d for d in own if d.item.key in left]
+        for d in own if re.search(r"\bone\b", text) else ():
+          if d.item.key not in left and d.fate in ("remove", "replace"):
+            d.fate = ""
+    return chosen or topic
+
+  # ------------------------------------------------------------------- sweeps
+  def _take(self, orders, clause: Clause, fate: str, verb: str) -> None:
+    for o in orders:
+      for e in self.held.inside[o]:
+        d = Draft(o, e, fate, verb, clause.sentence, whole=True)
+        self._draft(d, clause.text).whole = True
+    self.topic = [d for d in self.drafts if d.order in set(orders)]
+
+  def _whole(self, clause: Clause) -> bool:
+    """ "Cancel the whole order": of what was spoken of before."""
+    if not any(v.verb == "cancel" for v in clause.verbs):
+      return False
+    if not _WHOLE.search(clause.text):
+      return False
+    live = [d.order for d in self.drafts if d.fate == "remove" or d.whole]
+    orders = things.ids(clause.text, self.held) or live or self.orders
+    orders = [o for o in orders if self.held.status(o) == "pending"]
+    self._take(dict.fromkeys(orders), clause, "remove", "cancel")
+    return True
+
+  def _sweeps(self, clause: Clause, names: list[things.Name]) -> bool:
+    """ "All", "everything but the lamp": whole orders under a verb."""
+    text = clause.text
+    acts = [v for v in clause.verbs if v.fate in ("remove", "replace")]
+    m = _SWEEP.search(text)
+    if not acts or not m or _NO_SWEEP.match(text[m.end() :]):
+      return False
+    if moves(text) or "prefer" in text[: m.start()]:
+      return False
+    if any(m.end() <= n.start < m.end() + 28 for n in names) and not re.search(
+      r"\b(but|except\w*|other than|apart from|besides)\b", text[m.end() :]
+    ):
+      return False  # "all bookshelves" is a mention
+    kept = {
+      d.item.key for n in names
+      for d in self._resolve(clause, n, text, "", "keep")
+    }  # fmt: skip
+    near = things.ids(text, self.held)
+    if re.search(r"\b(?:that|this|the same|the) order\b(?! of)", text):
+      near = near or self.orders
+    want = things.states(text)
+    for v in acts[-2:]:
+      for o in self.held.orders:
+        status = o.fields.get("status", "")
+        if status not in (want or things.fitting(v.verb, v.fate)):
+          continue
+        if near and o.id not in near:
+          continue
+        for e in self.held.inside[o.id]:
+          if e.key not in kept:
+            d = Draft(o.id, e, v.fate, v.verb, clause.sentence, whole=not kept)
+            self._draft(d, text)
+    return True
+
+
+def moves(text: str) -> bool:
+  """It is about where something goes."""
+  return bool(
+    re.search(
+      r"\baddress(?:es|ed)?\b"
+      r"|\b(?:send|sent|ship\w*|deliver\w*|go|goes|going|mail\w*)\b(?! back)"
+      r"[^.]{0,40} (?:to|at) (?!confirm|be\b|me\b|change)", text,
+    )
+  )  # fmt: skip
+
+
+def _changes(clause: Clause) -> bool:
+  """It removes or exchanges things, too."""
+  return any(
+    v.verb in ("return", "cancel", "exchange") or v.fate == "remove"
+    for v in clause.verbs
+  )
+
+
+def _only_pays(clause: Clause) -> bool:
+  """A clause about the way of payment alone."""
+  return bool(
+    re.search(r"\b(pay\w*|card|refund|gift card|paypal|gc)\b", clause.text)
+  ) and not any(v.fate in ("remove", "replace", "keep") for v in clause.verbs)
+
+
+def _only(before: str) -> bool:
+  return bool(re.search(r"^(?!.*\bif\b).*\bonly\b(?! if)", before))
+
+
+def _segments(
+  text: str, names: list[things.Name]
+) -> list[tuple[things.Name, int, int]]:
+  """(name, start, end) of the words that belong to each name of a clause.
+
+  "The bed and the chair to the cheapest": names in a row share what follows.
+  """
+  starts = [0]
+  for a, b in zip(names, names[1:], strict=False):
+    between = text[a.end : b.start]
+    cuts = [m.start() for m in re.finditer(r",| and\b| or\b", between)]
+    starts.append(a.end + (cuts[-1] if cuts else len(between)))
+  ends = [*starts[1:], len(text)]
+  for i in reversed(range(len(names) - 1)):
+    between = text[names[i].end : names[i + 1].start]
+    if re.match(r"^(?:,| and| or|,? and)(?: \w+){0,3} $", between):
+      ends[i] = ends[i + 1]
+  return [
+    (n, s, e) for n, s, e in zip(names, starts, ends, strict=True)
+  ]  # fmt: skip
+
+
+def _goal(text: str, start: int, end: int) -> int:
+  """Where the words about what is wanted begin, behind a name."""
+  m = re.search(
+    r"\b(?:to|for|into|with|should|must|shall|so that|instead)\b",
+    text[start:end],
+  )
+  return start + m.start() if m else end
+
+
+def _fate(
+  clause: Clause, name: things.Name, before: tuple[str, str]
+) -> tuple[str, str]:
+  """What is to become of a named thing: (fate, verb)."""
+  verbs = [
+    v for v in clause.verbs
+    if not clause.text[v.at :].startswith("instead")
+  ]  # fmt: skip
+  left = [v for v in verbs if v.at < name.start]
+  if left and not (left[-1].fate == "look" and _asks_to(clause, left[-1])):
+    return left[-1].fate, left[-1].verb
+  right = [v for v in verbs if v.at > name.start and v.fate != "look"]
+  if right:
+    return right[0].fate, right[0].verb
+  if any(v.fate == "look" for v in verbs):
+    return "look", ""
+  if clause.implies:
+    return "replace", "modify"
+  return before
+
+
+def _asks_to(clause: Clause, look: clauses.Verb) -> bool:
+  """ "I want to know if it can be returned": a wish politely put."""
+  return bool(re.match(r"\w+ if (?:i|you|it|they)\b", clause.text[look.at :]))
+
+
+def like_of(
+  state: Any, old: entities.Entity, scope: str
+) -> entities.Entity | None:
+  """ "The same type as the one I just ordered": the other item of the name."""
+  if not re.search(
+    r"\b(type|kind|model|same|one)\b[^.]{0,20}\b(i|you)\b[^.]{0,12}"
+    r"\b(ordered|received|bought|have)\b", scope,
+  ):  # fmt: skip
+    return None
+  name = old.fields.get("name")
+  return next(
+    (e for e in state.seen.of("item")
+     if e.fields.get("name") == name and e.key != old.key), None,
+  )  # fmt: skip
