@@ -21,6 +21,7 @@ T = TypeVar("T")
 VAL_SHARE = 0.2  # of the official train split, for every choice that is made
 POOLS = ("official", "extended", "full", "fraction")
 EXTRA = 120  # tasks that the pool "extended" adds to the official ones
+OWN = Path(__file__).parent / "own"  # tasks of ours, a file a domain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,8 @@ def load(
   `pool`: where train comes from. "official"; "full", every task in the file
   that is in neither test nor val (telecom: 2,230; elsewhere there are no
   more); "extended", the official ones and `EXTRA` others of those, families
-  taking turns, since 87% of telecom's file is one family; "fraction", the
+  taking turns, since 87% of telecom's file is one family, and our own tasks of
+  the domain, written over tau2's databases (`own/README.md`); "fraction", the
   tasks of the base split divided at `train_split` in order of
   SHA-256(`<seed>:...`). A domain without official splits (mock) is always
   divided so.
@@ -137,7 +139,7 @@ def _split_ids(
   if pool == "extended":
     others = [i for i in all_ids if i not in held_out and i not in set(train)]
     by_family = _grouped(_by_hash(others, name), lambda i: _family(name, i))
-    train += _in_turn(by_family)[:EXTRA]
+    train += [*_in_turn(by_family)[:EXTRA], *_own_tasks(name)]
   elif pool == "full":
     train = all_ids
   train = [i for i in train if i not in held_out]
@@ -440,8 +442,15 @@ def _tasks(name: str) -> dict[str, Any]:
 
 
 @functools.cache
+def _own_tasks(name: str) -> dict[str, Any]:
+  """Task id -> a task of our own. They are train tasks, never val or test."""
+  path = OWN / f"{name}.json"
+  return {t["id"]: t for t in store.read_json(path)} if path.exists() else {}
+
+
+@functools.cache
 def _task(name: str, task_id: str) -> Any:
-  tasks = _tasks(name)
+  tasks = {**_own_tasks(name), **_tasks(name)}
   if task_id not in tasks:
     raise ValueError(f"domain {name!r} has no task {task_id!r}")
   return store.store(name).task(tasks[task_id])

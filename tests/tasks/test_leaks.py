@@ -12,7 +12,7 @@ SCRIPT = """
 import json, sys
 from jax_cl.tasks import actions, demos, stream
 name, data_dir = sys.argv[1], sys.argv[2] or None
-domain = stream.load(name, data_dir=data_dir)
+domain = stream.load(name, data_dir=data_dir, pool="extended")
 words = demos.vocabulary(domain)
 space = actions.ActSpace([domain], {name: words})
 print(json.dumps({

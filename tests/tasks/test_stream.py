@@ -66,8 +66,19 @@ def test_the_extended_pool_adds_tasks_of_every_family():
   counts = collections.Counter(map(stream.family, extra))
   # all 18 left of one family, the other two in equal parts
   assert sorted(counts.values()) == [18, 51, 51]
-  airline = stream.load("airline", pool="extended").splits
-  assert airline == stream.load("airline").splits  # there are no others
+
+
+@pytest.mark.parametrize("name", ["airline", "retail"])
+def test_the_extended_pool_adds_our_own_tasks_to_train(name):
+  official = stream.load(name).splits
+  more = stream.load(name, pool="extended").splits
+  assert more["test"] == official["test"] and more["val"] == official["val"]
+  n = len(official["train"])
+  assert more["train"][:n] == official["train"]
+  extra = more["train"][n:]
+  assert len(extra) > 50
+  assert all(t.task_id.startswith(f"own_{name}_") for t in extra)
+  assert stream.load(name, pool="full").splits == official
 
 
 def test_the_date_is_the_policys():
