@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cl import generate
+from jax_cl import generate, sharding, tree
 from jax_cl.policies import base, slots
 
 PyTree = Any
@@ -110,7 +110,7 @@ class Engine:
       donate_argnames="cache",
       static_argnames=("steps", "truncate"),
     )
-    self._take = jax.jit(_take)
+    self._take = jax.jit(functools.partial(_take, policy.config.dtype))
 
   @property
   def compiles(self) -> int:
@@ -132,13 +132,18 @@ class Engine:
     Keys and values belong to the weights that made them: those of prefixes
     and of conversations under way are dropped, and read again when needed.
     """
-    params = jax.device_put(params, jax.local_devices()[0])
-    self._params, checksum = self._take(params)
+    taken, checksum = self._take(params)
+    self._params = sharding.local(taken)
     self.version, self.checksum = version, f"{int(checksum):08x}"
     self._prefixes.clear()
     for row in self._rows:
       if row is not None:
         row.read = 0
+
+  def release(self) -> None:
+    """Frees the device's memory for an update, until the next `swap`."""
+    self._params = self._cache = None
+    self._prefixes.clear()
 
   def submit(
     self,
@@ -192,6 +197,14 @@ class Engine:
       self._sample(rows)
     done = [_answer(r, "context") for r in full]
     return done + [_answer(r, self._reason(r)) for r in rows if not r.left]
+
+  def nbytes(self, params: PyTree) -> dict[str, int]:
+    """Bytes of the weights and of the caches when full; shapes will do."""
+    size = sizes(self.context)[-1]
+    config = self.policy.config
+    cache = jax.eval_shape(lambda: slots.init(config, self.slots, size))
+    taken, _ = jax.eval_shape(self._take, params)
+    return {"weights": tree.nbytes(taken), "caches": tree.nbytes(cache)}
 
   # ------------------------------------------------------------------ inside
 
@@ -413,14 +426,18 @@ def _decode(policy, params, *, cache, prefix, state, stops, **static):
   return cache._replace(prefix=None), state, drawn
 
 
-def _take(params: PyTree) -> tuple[PyTree, jax.Array]:
-  """A copy with its layers apart (the trainer's own buffers are donated to its
-  next update), and its checksum."""
+def _take(dtype: str, params: PyTree) -> tuple[PyTree, jax.Array]:
+  """(the weights as they are used, their checksum).
+
+  A copy, since the trainer's own buffers are donated to its next update: with
+  its layers apart, and in the dtype to which each use would cast it.
+  """
   if isinstance(params["layers"], tuple):
     apart = params
   else:
     apart = base.unstack(params)
-  return jax.tree.map(jnp.copy, apart), checksum(params)
+  cast = lambda x: jnp.copy(x).astype(dtype)
+  return jax.tree.map(cast, apart), checksum(params)
 
 
 def _answer(row: _Row, reason: str) -> Answer:

@@ -100,6 +100,16 @@ def place_by_rules(of: PyTree, where: Layout) -> PyTree:
   return jax.tree.map(jax.device_put, of, shardings(where, of))
 
 
+def local(of: PyTree) -> PyTree:
+  """Each leaf whole, on this process's first device; all processes call it."""
+  if not all(x.is_fully_addressable for x in jax.tree.leaves(of)):
+    everywhere = lambda x: NamedSharding(x.sharding.mesh, PartitionSpec())
+    to = jax.tree.map(everywhere, of)
+    of = jax.jit(lambda x: x, out_shardings=to)(of)
+    of = jax.tree.map(lambda x: x.addressable_data(0), of)
+  return jax.device_put(of, jax.local_devices()[0])
+
+
 def describe(of: PyTree, where: Layout) -> PyTree:
   """Shapes and dtypes alone, with the sharding that each leaf's path says."""
   if where.replicated is None:

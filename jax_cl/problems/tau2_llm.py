@@ -258,6 +258,10 @@ class Tau2LLM:
   def summary(self, params, frozen) -> dict[str, float]:
     return {"trained_parameters": float(tree.size(params))}
 
+  def sampler_bytes(self, params, frozen) -> dict[str, int]:
+    """What sampling holds beside the state, on one device; shapes will do."""
+    return self._engine.nbytes(tree.join(params, frozen["rest"]))
+
   def note(self) -> str:
     """What was sampled, and which demonstrations did not fit a row."""
     out = (
@@ -294,6 +298,7 @@ class Tau2LLM:
       sampling=engine.Sampling(temperature=temperature),
       max_new_tokens=o.max_new_tokens, max_turns=o.max_turns,
     )  # fmt: skip
+    self._engine.release()
     self._tokens += sum(d.episode.info.get("tokens_sampled", 0) for d in done)
     return [
       dataclasses.replace(d.episode, info={**d.episode.info, "rows": d.rows})
