@@ -32,6 +32,11 @@ _DAY = (
   r"|\b5/(\d{1,2})\b|\b2024-05-(\d\d)\b|\bthe (\d{1,2})(?:st|nd|rd|th)\b"
 )
 _PERSON = r"(?:passengers?|travell?ers?|persons?|companions?|people)"
+_KIN = (
+  r"(?:wife|husband|spouse|partner|daughter|son|child|kid|baby|infant|mother"
+  r"|father|mom|dad|brother|sister|cousin|friend|girlfriend|boyfriend|colleague"
+  r"|roommate)"
+)
 _CHANGE = (
   r"(?:chang|mov|push|shift|postpon|reschedul|re-?book|switch|modif|adjust"
   r"|advanc|bring|delay(?!ed)|extend|put off)\w*"
@@ -48,6 +53,13 @@ KINDS: dict[str, str] = {
     r"|\b(?:call|break)ed off|\bget(?:ting)? rid of\b|\bscrap\b|\bundo\b"
     r"|\bdrop(?:ping)? (?:my|the|this|all|both)\b|\bback out of\b"
     r"|\bgive up (?:my|the) (?:trip|flight|ticket|reserv)"
+    r"|\b(?:refund|void|withdraw from|pull out of|get out of|give back|return)"
+    r" (?:my|the|this|that|our|both|all|reservation|booking|tickets?)\b"
+    r"(?! (?:difference|rest|fee|fare difference))|\bmoney back for\b"
+    r"|\b(?:won't|will not|not going to) (?:be )?"
+    r"(?:us\w+|need\w*|tak\w+|able to (?:fly|travel|go|make))"
+    r"|\bno longer (?:need|want|able|going|plan|fly|travel)\w*"
+    r"|\bcan(?:'t|not) (?:make|take|go on) (?:it|my|the|this|that)\b"
     r"|\b(?:be|have|get|want|like|wish|need)\b[^.;]*(?<!was )(?<!were )"
     r"(?<!been )(?<!got )(?<!the )(?<!my )(?<!a )\bcancell?ed\b"
   ),
@@ -62,6 +74,8 @@ KINDS: dict[str, str] = {
   "move": (
     rf"\b{_CHANGE}\b[^.;]*(?:\b{_TIME}\b|{_DAY})"
     r"|\b(?:days?|weeks?) (?:later|earlier|sooner)\b"
+    r"|\b(?:earlier|later|different|new) (?:flight|departure|date|day|time"
+    r"|return)|\banother (?:date|day|time)\b"
     rf"|\b(?:leave|return|come back|fly|depart|go)\b[^.;]*\b(?:{_TIME})\b"
     rf"|(?:{_DAY})[^.;]*\b(?:instead|rather than|would be (?:\w+ )?better)"
     rf"|\b(?:instead of|rather than) (?:on )?(?:{_DAY})"
@@ -69,31 +83,36 @@ KINDS: dict[str, str] = {
   ),
   "bags": (
     rf"\b(?:add\w*|more|extra|additional|another|bring|need|tak\w+|check in"
+    rf"|increas\w+|rais\w+"
     rf"|come along|there will be|have)\b[^.;]*\b{BAG}\b"
     rf"|\b{BAG}\b[^.;]*\b(?:added|more|in total|altogether|come along)\b"
   ),
   "unbag": (
-    rf"\b(?:remov\w+|tak\w+ off|drop|get rid of)\b[^.;]*\b{BAG}\b"
+    rf"\b(?:remov\w+|tak\w+ off|drop|get rid of|fewer|reduc\w+|cut)\b"
+    rf"[^.;]*\b{BAG}\b|\btake\b[^.;]*\b{BAG} off\b"
     rf"|\b{BAG}\b[^.;]*\b(?:removed|taken off)\b"
   ),
   "people": (
     r"\b(?:name|spell\w*|misspell\w*|misspelt|passport)\b"
     r"|\b(?:chang|replac|swap|switch|substitut)\w*\b[^.;]*"
     rf"\b(?:{_PERSON}|myself|me)\b"
+    r"|\b(?:replac|substitut|swap)\w*\b[^.;]*\b(?:with|by|for)\b"
     r"|\bin (?:\w+|\w+'s) place\b|\bin place of\b|\b(?:my|'s) (?:place|seat)\b"
-    r"|\b(?:come|go|fly|travel)\w*\b[^.;]*\binstead\b|\binstead of (?:me|myself)\b"
+    r"|\b(?:come|go|fly|travel)\w*\b[^.;]*\binstead\b"
+    r"|\binstead of (?:me|myself)\b"
     r"|\b(?:give|transfer)\b[^.;]*\b(?:ticket|seat|flight)\b[^.;]*\bto\b"
     r"|\b(?:ticket|seat|flight)\b[^.;]*\bto [a-z]+ [a-z]+$"
   ),
   "count": (
-    rf"\b(?:remov\w+|delet\w+|add(?:ing)?)\b[^.;]*\b{_PERSON}\b"
+    rf"\b(?:remov\w+|delet\w+|add(?:ing)?)\b[^.;]*\b(?:{_PERSON}|{_KIN})\b"
     r"|\btake [a-z]+(?: [a-z]+)? off\b|\b(?:one|a) (?:more|fewer) passenger"
   ),
   "insure": (
     r"\b(?:add|buy|get|purchas|includ|forgot)\w*\b[^.;]*\binsurance\b"
   ),
   "gesture": (
-    r"\bcompensat\w*|\bmake (?:it|this|that) up\b|\bvouchers?\b|\bgesture\b"
+    r"\bcompensat\w*|\breimburs\w*|\bmake (?:it|this|that) up\b"
+    r"|\bvouchers?\b|\bgesture\b"
     r"|\bfor (?:my|the|all the) (?:trouble|inconvenience)\b"
     r"|\b(?:travel )?certificate for\b"
   ),
@@ -102,6 +121,8 @@ KINDS: dict[str, str] = {
     r"|\b(?:seats?|tickets?) (?:from|on)\b|\b(?:reserve|purchase|buy)\b"
     r"|\b(?:want|like|need|have|trying|looking|plan\w*|hop\w+)\b[^.;]*"
     r"\b(?:fly|get|travel|go)\b[^.;]*\b(?:from|to|there)\b"
+    r"|\b(?:need|want|find|get|looking for)\b[^.;]*"
+    r"\b(?:flights?|tickets?|seats?|trip)\b[^.;]*\b(?:from|to)\b"
   ),
 }  # fmt: skip
 _KINDS = {k: re.compile(v) for k, v in KINDS.items()}
@@ -109,6 +130,11 @@ _NOT = re.compile(  # stands before what is not wanted
   r"\b(?:don't|do not|doesn't|does not|didn't|not|never|won't|refuse to"
   r"|reject\w*|any offer|rather than|instead of"
   r"|no more than|no (?=cancel|upgrade|change|voucher))(?:\s+[\w']+){0,4}\s*$"
+)
+_OF_A_TRIP = ("cancel", "move", "people", "unbag", "count", "insure", "gesture")
+_NEW = re.compile(  # a booking, beyond doubt
+  r"\bbook(?:ing)? (?:a|an|one|two|three|flights?|tickets?|seats?|round|another"
+  r"|new)\b|\bmake a (?:new )?(?:reservation|booking)\b"
 )
 _NOT_ALIKE = ("people", "count", "unbag")  # "Ross and not Rossi"
 _DID = re.compile(  # the airline did it
@@ -178,13 +204,22 @@ def kinds(clause: str) -> list[str]:
           continue
       out.append(kind)
       break
+  if "unbag" in out:
+    out = [k for k in out if k != "bags"]
+  if set(out) & set(_OF_A_TRIP) and not _NEW.search(clause):
+    out = [k for k in out if k != "book"]
   return out
 
 
 # ------------------------------------------------------------- things named
+def says(text: str, name: str) -> bool:
+  return re.search(rf"\b{re.escape(name.lower())}\b", text) is not None
+
+
 def bags(text: str) -> tuple[str, int] | None:
   """("three", 3) of "three checked bags", the first that are named."""
   m = re.search(rf"\b({NUMBER})\b {_SMALL}{{0,3}}?{BAG}\b", text)
+  m = m or re.search(rf"\b{BAG}\b[^.;]{{0,12}}? to ({NUMBER})\b", text)
   return (m[1], number(m[1])) if m else None
 
 
@@ -233,6 +268,9 @@ def days(text: str, month: str = "2024-05") -> list[str]:
   return list(dict.fromkeys(f"{month}-{int(d):02d}" for d in found))
 
 
+_GOAL = r"\b(?:to|into|in|like|want)(?: (?:a|the|full|regular))*\s*$"
+
+
 def cabins(text: str) -> list[str]:
   """Cabins that are named as a goal, then the others, in order.
 
@@ -245,7 +283,7 @@ def cabins(text: str) -> list[str]:
     left = re.search(
       r"\b(?:from|than|instead of|out of|keep|not)(?: \w+)?\s*$", before
     )
-    to = re.search(r"\b(?:to|into|in|like|want)(?: (?:a|the|full|regular))*\s*$",
+    to = re.search(_GOAL,
                    before)  # fmt: skip
     (goal if to and not left else other).append(m.group().replace(" ", "_"))
     if left:

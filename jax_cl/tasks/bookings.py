@@ -18,9 +18,9 @@ from jax_cl.tasks import asked, entities, itineraries, ledger
 from jax_cl.tasks.trips import DAY_AGO, NOW, Trip, described, flown, meant
 
 _COVERED = re.compile(
-  r"\b(sick\w*|ill|illness|unwell|flu|fever|covid|pneumonia|injur\w+|broke (?:my|"
-  r"his|her)|surgery|health|medical|doctor\w*|hospital\w*|weather|storms?\w*"
-  r"|hurricane|blizzard|snow\w*|flood\w*|tornado)\b"
+  r"\b(sick\w*|ill|illness|unwell|flu|fever|covid|pneumonia|injur\w+"
+  r"|broke (?:my|his|her)|surgery|health|medical|doctor\w*|hospital\w*"
+  r"|weather|storms?\w*|hurricane|blizzard|snow\w*|flood\w*|tornado)\b"
 )
 
 
@@ -295,7 +295,9 @@ def _total_bags(text: str, had: int) -> int | None:
   if found is None:
     return None
   word, n = found
-  whole = r"\b(?:in total|total|altogether|all in all|instead of|there will be)"
+  whole = (
+    r"\b(?:in total|total|altogether|all in all|instead of|there will be|to \d)"
+  )
   more = re.search(
     r"\b(?:more|extra|additional|another|add\w*|further|second|third)\b", text
   )
@@ -330,12 +332,12 @@ def _leaving(call: Call, a: asked.Ask, people) -> dict[str, Any] | None:
   """The passenger whose seat or name changes: who is named, or the caller."""
   text = a.sentence
   own = call.state.seen.records
-  me = [p for p in people
-        if any(r.get("name") == _only_name(p) for r in own.values())]  # fmt: skip
+  names = [r.get("name") for r in own.values()]
+  me = [p for p in people if _only_name(p) in names]
   whole = [p for p in people if f"{p['first_name']} {p['last_name']}".lower()
            in text]  # fmt: skip
   first = [p for p in people
-           if re.search(rf"\b{p['first_name'].lower()}\b", text)]  # fmt: skip
+           if asked.says(text, p["first_name"])]  # fmt: skip
   for some in (whole, first):
     if others := [p for p in some if p not in me]:
       return others[0]
@@ -440,7 +442,7 @@ def _first_that_may(call: Call, t: Trip, cabins, moves) -> Outcome:
 
 def _names_one(sentence: str, t: Trip) -> bool:
   named = [p for p in t["passengers"]
-           if re.search(rf"\b{p['first_name'].lower()}\b", sentence)]  # fmt: skip
+           if asked.says(sentence, p["first_name"])]  # fmt: skip
   return 0 < len(named) < ledger.seats(t)
 
 

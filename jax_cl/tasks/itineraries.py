@@ -154,7 +154,7 @@ def new_date(text: str, moves: Sequence[asked.Ask], parts, k: int) -> str:
   near = "\n".join(a.sentence for a in moves)
   own = {f["date"] for part in parts for f in part}
   for scope in (near, text):
-    goal = re.findall(r"\b(?:to|on|for) (may \d{1,2}|the \d{1,2}(?:st|nd|rd|th))",
+    goal = re.findall(r"\b(?:to|on|for) (may \d+|the \d+(?:st|nd|rd|th))",
                       scope)  # fmt: skip
     for day in (*asked.days(" ".join(goal)), *asked.days(scope)):
       if day not in own:

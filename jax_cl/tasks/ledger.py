@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -238,14 +237,13 @@ def _renamed(state, r: Mapping[str, Any]) -> None:
       if sum(e.value[k] == p[k] for k in e.value) == 1:
         add({**e.value, "dob": p["dob"]})
   for said in map(asked.plain, state.user_texts):
-    named = lambda p: re.search(rf"\b{p['first_name'].lower()}\b", said)
     for day in asked.births(said):
       for e in state.seen.of("person"):
-        if named(e.value):
+        if asked.says(said, e.value["first_name"]):
           add({**e.value, "dob": day})
     for key, name in asked.corrected(said):
       for p in r["passengers"]:
-        if named(p) or len(r["passengers"]) == 1:
+        if asked.says(said, p["first_name"]) or len(r["passengers"]) == 1:
           add({**p, key: name.title()})
 
 

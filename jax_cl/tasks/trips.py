@@ -145,7 +145,11 @@ def _of_flight(text: str) -> Test | None:
 
 def _of_people(text: str) -> Test | None:
   """How many fly, who does, and that the caller does not."""
-  if re.search(r"\bother people\b|n't (?:\w+ )?(?:travel|fly)\w* on\b", text):
+  if re.search(
+    r"\bother people\b|\bwithout me\b"
+    r"|n't (?:\w+ )?(?:travel|fly|go)\w* (?:on\b|myself)",
+    text,
+  ):
     return lambda t: t["user_id"].split("_")[0] not in _first_names(t)
   m = re.search(r"\b(\d|one|two|three|four|five) (?:passengers?|people|of us)",
                 text)  # fmt: skip

@@ -4,7 +4,17 @@ import json
 
 import pytest
 
-from jax_cl.tasks import actions, bookings, demos, intents, ledger, stream
+from jax_cl.tasks import (
+  actions,
+  asked,
+  bookings,
+  demos,
+  intents,
+  itineraries,
+  ledger,
+  stream,
+  trips,
+)
 from jax_cl.types import Turn
 
 
@@ -205,7 +215,7 @@ def test_an_itinerary_fits_the_hours_named(said, best):
     offer("HAT001", 90, "09"), offer("HAT002", 50, "10"),
     offer("HAT003", 70, "12"),
   ]  # fmt: skip
-  chosen = bookings.choose([[r] for r in rows], said, "economy", 1)
+  chosen = itineraries.choose([[r] for r in rows], said, "economy", 1)
   assert chosen is not None
   assert chosen[0]["flight_number"] == best
 
@@ -272,13 +282,59 @@ def test_a_price_is_split_in_order():
   ["my flight to Seattle", "my trip to SEA", "the flight on May 20",
    "the trip from New York to Seattle", "my flight HAT001", "ABC123"],
 )  # fmt: skip
-def test_the_reservation_that_is_meant(space, said):
+def test_the_reservation_that_is_meant(said):
   other = trip("DEF456", date="2024-05-27", destination="MIA", origin="SFO")
   other["flights"][0].update(flight_number="HAT009")
-  text = f"please cancel {said}.\n".lower()
-  found = bookings.meant(text, [other, trip()], "cancel")
-  assert [t["reservation_id"] for t in found] == ["ABC123"]
-  assert bookings.meant("please cancel my flight.\n", [other, trip()], "") == []
+  assert _meant(f"Please cancel {said}.", other, trip()) == ["ABC123"]
+  assert _meant("Please cancel my flight.", other, trip()) == []
+
+
+def _meant(said, *those):
+  (ask,) = asked.asks([said])
+  return [t["reservation_id"] for t in trips.meant(ask, [said], those)]
+
+
+@pytest.mark.parametrize(
+  "said, ids",
+  [
+    ("Cancel all of my trips.", ["ABC123", "DEF456"]),
+    ("Cancel the New York - Seattle trip and the one to Miami.", ["ABC123"]),
+    ("Cancel the trip that I take with Bob.", ["DEF456"]),
+    ("Cancel everything that I booked yesterday.", ["DEF456"]),
+    ("Cancel the trips on which I don't travel myself.", ["GHI789"]),
+    ("Cancel the flight to Denver.", []),
+  ],
+)
+def test_reservations_are_found_by_what_is_said_of_them(said, ids):
+  bob = trip("DEF456", n=2, created_at="2024-05-14T20:00:00", destination="MIA")
+  kim = trip("GHI789", destination="ATL", date="2024-05-10")
+  kim["passengers"] = [{"first_name": "Kim", "last_name": "Ito", "dob": ""}]
+  assert _meant(said, trip(), bob, kim) == ids
+
+
+@pytest.mark.parametrize(
+  "fare, cabin", [(40, ["business"]), (100, ["economy"]), (500, [])]
+)
+def test_what_is_too_dear_falls_back_to_what_else_was_named(space, fare, cabin):
+  said = (
+    "I want to upgrade to business. My budget is $50. If business is more "
+    "than that, I'd like economy instead."
+  )
+  state = state_of(space, said, trip(cabin="basic_economy"))
+  look_up(state, *look_of(state), [offer("HAT001", fare)])
+  plan = bookings.plan(state)
+  assert [w.values["cabin"] for w in plan.wanted] == cabin
+
+
+def test_another_passenger_takes_the_seat(space):
+  said = (
+    "Tom Ray will fly in place of Bob Kim. Tom's birthday is March 3, 1994."
+  )
+  state = state_of(space, said, trip(n=2))
+  (wanted,) = bookings.plan(state).wanted
+  tom = {"first_name": "Tom", "last_name": "Ray", "dob": "1994-03-03"}
+  assert wanted.values["passengers"][1] == tom
+  assert state.path_to(wanted.act, wanted.values)  # it can be said
 
 
 def test_from_one_cabin_to_another(space):
