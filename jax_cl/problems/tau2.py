@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 from jax_cl import batching, names, rollouts, types
-from jax_cl.agents import embed, features, scorer
-from jax_cl.problems import _tau2
+from jax_cl.problems import _kit, _tau2
 from jax_cl.tasks import (
   actions,
   demos,
@@ -80,31 +79,19 @@ class Tau2:
     self._references, self._protocol_args = references, protocol_args
     self._max_eval_tasks = max_eval_tasks
     self._make_user = users.make(**user)
-    vocabularies = {d.name: demos.vocabulary(d) for d in domains}
-    self.space = actions.ActSpace(domains, vocabularies, reading)
-    self._rules_space = actions.ActSpace(domains, vocabularies, True)
-    self.embedder = embed.make(**embedder)
-    reference = [text for d in domains for text in actions.sentences(d.policy)]
-    self.featurizer = features.Featurizer(
-      self.embedder, self.space, reference, **feature_args
-    )
-    self.agent = scorer.make(
-      obs_spec=self.featurizer.spec,
-      act_vectors=self.featurizer.act_vectors,
-      slot_vectors=self.featurizer.vectors(
-        [f"{a.replace('_', ' ')}: {s}" for a, s in self.space.slots]
-      ),
-      slot_types=self.space.slot_types,
-      start_act=self.space.index.get("say:done"),
-      **agent_args,
-    )
-    self._act = rollouts.jit_act(self.agent)
-    self._demos: dict[Any, types.Batch] = {}  # a cache: (tasks, acts) -> rows
-    self.fingerprint = _tau2.digest(
+    self._kit = _kit.get(
       domains,
-      f"{self.embedder.name} {self.featurizer.spec}",
-      ",".join(self.space.index),
+      reading=reading,
+      embedder=embedder,
+      feature_args=feature_args,
+      agent_args=agent_args,
+      user=user,
+      max_turns=max_turns,
     )
+    self.space, self.featurizer = self._kit.space, self._kit.featurizer
+    self.embedder, self.agent = self._kit.embedder, self._kit.agent
+    self.fingerprint = self._kit.fingerprint
+    self._sent_before = self.embedder.tokens_sent
 
   @functools.cached_property
   def about(self) -> dict[str, Any]:
@@ -142,9 +129,15 @@ class Tau2:
     return out
 
   def _reference(self, name: str, domain: str, split: str) -> float:
+    last = len(self.stages) - 1
     specs = self._domains[domain].splits[split]
+    key = name, specs, tuple(self._allowed(s, last) for s in specs[:1])
+    if key not in self._kit.cache:
+      self._kit.cache[key] = self._measured(name, specs, last)
+    return self._kit.cache[key]
+
+  def _measured(self, name: str, specs, last: int) -> float:
     if name == "confined_oracle":
-      last = len(self.stages) - 1
       done = [self._demonstrate(s, last)[0] for s in specs]
     elif name == "rules_alone":
       done = [self._by_rules(s) for s in specs]
@@ -155,7 +148,10 @@ class Tau2:
   def _by_rules(self, spec: types.TaskSpec) -> types.Episode:
     allowed = self._allowed(spec, len(self.stages) - 1)
     state = actions.State(
-      self._rules_space, allowed, spec.solo, self._domains[spec.domain].today
+      self._kit.rules_space,
+      allowed,
+      spec.solo,
+      self._domains[spec.domain].today,
     )
     user = None if spec.solo else self._make_user()
     env = env_lib.Env(spec, user, seed=0, max_turns=self._max_turns)
@@ -165,9 +161,9 @@ class Tau2:
   def demos(self, stage: int) -> types.Batch:
     train = self.stages[stage].train
     key = train, self._allowed(train[0], stage) if train else ()
-    if key not in self._demos:
-      self._demos[key] = self._clone_rows(stage)
-    return self._demos[key]
+    if key not in self._kit.cache:
+      self._kit.cache[key] = self._clone_rows(stage)
+    return self._kit.cache[key]
 
   def _clone_rows(self, stage: int) -> types.Batch:
     """Demonstrations that tau2 accepts, as rows of advantage 1.
@@ -279,7 +275,8 @@ class Tau2:
 
   def note(self) -> str:
     """How much the frozen LLM had to read: 0 tokens with a warm cache."""
-    sent, cut = self.embedder.tokens_sent, self.embedder.truncated
+    sent = self.embedder.tokens_sent - self._sent_before
+    cut = self.embedder.truncated
     return f"Embedder {self.embedder.name}: {sent:,} tokens sent, {cut} cut"
 
   # -------------------------------------------------------------- evaluation
@@ -299,7 +296,7 @@ class Tau2:
 
   def _run(self, params, frozen, jobs, greedy, record, temperature=1.0):
     return rollouts.run(
-      self._act,
+      self._kit.act,
       params,
       frozen,
       jobs,
