@@ -240,6 +240,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def _plain(x: Any) -> Any:
+  if type(x) in (str, int, bool):  # most are, and the tests below are slow
+    return x
   if isinstance(x, Mapping):
     return {str(k): _plain(v) for k, v in x.items()}
   if isinstance(x, list | tuple):

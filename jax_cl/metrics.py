@@ -306,7 +306,7 @@ def score(rows: Iterable[Row]) -> dict[str, Any]:
   tasks: dict[str, list[float]] = {}
   for r in ok:
     tasks.setdefault(r["task_id"], []).append(float(r["reward"]))
-  means = np.array([np.mean(v) for v in tasks.values()])
+  means = np.array([sum(v) / len(v) for v in tasks.values()])
   n = len(means)
   calls, hits, args = (
     sum(r.get(k, 0) for r in ok)
@@ -380,7 +380,7 @@ def panel(
     table = np.full((len(run["stages"]) + 1, len(ids)), np.nan)
     for n, task in enumerate(ids):
       for i, values in seen[task].items():
-        table[i, n] = np.mean(values)
+        table[i, n] = sum(values) / len(values)
     tasks.append(tuple(ids))
     scores.append(table)
   return Panel(
