@@ -42,8 +42,11 @@ def get_config():
   config.agent.args = {
     "model": "tiny",  # smollm2-135m, or a hub folder
     "model_args": {},  # sizes of a new model: layers, width, heads, ...
+    "form": "",  # of calls and schemas, `chat.FORMS`; "": the model's own
     "dtype": "float32",
     "remat": "",
+    "attention_block": 0,  # queries whose scores exist at a time; 0: all
+    "frozen_dtype": "float32",  # of weights that do not learn
     "lora_rank": 0,  # 0: the whole tree learns
     "lora_alpha": 16.0,
     "lora_targets": "layers/.*",

@@ -94,9 +94,9 @@ def place(of: PyTree, sharding: NamedSharding | None) -> PyTree:
 
 
 def place_by_rules(of: PyTree, where: Layout) -> PyTree:
-  """Puts each leaf where its path says."""
+  """Puts each leaf where its path says; on the one device if there is one."""
   if where.replicated is None:
-    return of
+    return jax.device_put(of)
   return jax.tree.map(jax.device_put, of, shardings(where, of))
 
 

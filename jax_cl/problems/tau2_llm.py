@@ -125,18 +125,13 @@ class Tau2LLM:
     if o.demonstrations:
       out["demonstrations"] = dict(self._counts)
     if o.references:
-      one = lambda name, specs: _tau2.score(
-        name, specs, self._make_user, o.max_turns
+      out |= _tau2.references(
+        REFERENCES,
+        list(self._domains.values()),
+        lambda name, specs: _tau2.rewards(
+          name, specs, self._make_user, o.max_turns
+        ),
       )
-      out["references"] = {
-        name: {
-          split: {
-            d: one(name, x.splits[split]) for d, x in self._domains.items()
-          }
-          for split in ("val", "test")
-        }
-        for name in REFERENCES
-      }
     return out
 
   # ---------------------------------------------------------------- learning
@@ -498,6 +493,7 @@ def language_model(
   thinking: str = "keep",
   dtype: str = "float32",
   remat: str = "",
+  attention_block: int = 0,
   lora_rank: int = 0,
   lora_alpha: float = 16.0,
   lora_targets: str = "layers/.*",
@@ -514,13 +510,17 @@ def language_model(
       model, never of one whose weights are read.
     form: how it writes calls, a name of `chat.FORMS`; "" is the model's own.
     thinking: see `chat.Chat`.
-    dtype, remat: of its computation, see `policies.base.Config`.
+    dtype, remat, attention_block: of its computation, see
+      `policies.base.Config`.
     lora_rank, lora_alpha, lora_targets: adapters, which alone are trained; 0:
       the whole tree is.
     temperature: of sampling and of the log-probabilities that are trained.
     options: see `agents.llm.make`.
   """
-  changes = {"dtype": dtype, "remat": remat, **(model_args or {})}
+  changes = {
+    "dtype": dtype, "remat": remat, "attention_block": attention_block,
+    **(model_args or {}),
+  }  # fmt: skip
   if lora_rank:
     changes |= {
       "lora_rank": lora_rank,
