@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from jax_cl.tasks import entities, ledger
+from jax_cl.tasks import entities, ledger, trip_answers
 
 _ASK = re.compile(
   r"\b(know|tell|told|say|hear|curious|find out|asks?|check|how (much|many)"
@@ -23,7 +23,7 @@ _ASK = re.compile(
 )
 _MONEY = re.compile(
   r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay"
-  r"|get in total|receiv\w+|come back|returned)\b"
+  r"|get in total|amount (i|of money)|i get|going to get|receiv\w+|come back|returned)\b"
 )
 _STATES = ("delivered", "pending", "cancelled", "processed")
 
@@ -78,15 +78,8 @@ def _answers(state, low: str, near: str) -> Iterator[entities.Entity]:
     for o in _orders(state, low, near)[:1]:
       yield from _exact(state, ledger.total(o))
   yield from _of_things(state, low)
-  if re.search(r"\bbalances?\b", low):
-    for kind in ("gift card", "certificate"):
-      if kind in low:
-        yield from _values(state, f"sum of {kind} balances")[:1]
-  if re.search(r"\b(suitcases?|bags?|luggage|baggage)\b", low):
-    for r in _trips(state):
-      yield from _values(state, "bags allowed", r)[:1]
-  if re.search(r"\btotal cost\b|\bcost of (those|the|all)\b", low):
-    yield from _values(state, "total cost of flights")[:1]
+  if not state.seen.of("order"):
+    yield from trip_answers.answers(state, low)
 
 
 def _money(state) -> Iterator[entities.Entity]:
@@ -96,11 +89,6 @@ def _money(state) -> Iterator[entities.Entity]:
     yield from _exact(state, sum(d.back for d in done))
     for d in done:
       yield from _exact(state, d.back)
-  trips = [r for r in state.seen.records.values() if "flights" in r]
-  for r in trips:
-    paid = [p.get("amount", 0) for p in r.get("payment_history", ())]
-    if len(paid) > 1:
-      yield from _exact(state, paid[-1])
 
 
 def _orders(state, low: str, near: str) -> list[dict[str, Any]]:
@@ -201,10 +189,3 @@ def _mentioned(low: str, name: str) -> bool:
   return bool(head) and re.search(
     rf"\b\w*{re.escape(head[-1].rstrip('s'))}(s|es)?\b", flat
   ) is not None  # fmt: skip
-
-
-def _trips(state) -> Iterable[str]:
-  """Ids of the reservations that were named, else of all."""
-  trips = [id for id, r in state.seen.records.items() if "flights" in r]
-  said = " ".join(state.user_texts)
-  return [t for t in trips if t in said] or trips

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jax_cl.tasks import actions, answers, bookings, payments, reading
 
+MAX_REFUSALS = 4  # while the user has an answer to them
 MAX_INFORMS = 4  # messages that tell values
 LIST = "list_all_product_types"
 # What a user may keep back until asked, asked once each.
@@ -62,11 +63,18 @@ def _fly(state: actions.State) -> list[Intent]:
     return [Intent("say:ask:details")]
   if "say:confirm" not in done:
     refuse = plan.denied or not plan.wanted
-    if refuse and "say:refuse" not in done:
+    if refuse and _answers_refusal(state, done):
       return [Intent("say:refuse")]
     return [Intent("say:confirm")]
   calls = [Intent(w.act, w.values) for w in plan.wanted]
   return calls or _informs(state) or [Intent("say:done")]
+
+
+def _answers_refusal(state: actions.State, done: Sequence[str]) -> bool:
+  """The user was not refused yet, or had something new to say to it."""
+  times = done.count("say:refuse")
+  said = " ".join(state.reports.get("say:refuse", ()))
+  return times == 0 or (times < MAX_REFUSALS and len(said.split()) > 2)
 
 
 def _unread(state: actions.State) -> bool:

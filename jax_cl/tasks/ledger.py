@@ -94,6 +94,45 @@ def fare(reservation: Mapping[str, Any]) -> float:
   return sum(f.get("price", 0) for f in flights) * seats(reservation)
 
 
+def moved(state) -> dict[str, float]:
+  """Reservation -> what was paid since it was first seen; below 0, refunds."""
+  out = {}
+  for id, r in state.seen.records.items():
+    if "flights" in r and "payment_history" in r:
+      before = len(state.seen.first[id].get("payment_history", ()))
+      new = [p["amount"] for p in r["payment_history"][before:]]
+      if new:
+        out[id] = sum(new)
+  return out
+
+
+def charged(state) -> list[float]:
+  """What bookings of this conversation took from a card."""
+  old = {
+    id for r in state.seen.first.values() for id in r.get("reservations", ())
+  }
+  return [
+    p["amount"]
+    for id, r in state.seen.records.items() if "flights" in r and id not in old
+    for p in r.get("payment_history", ())
+    if p["payment_id"].startswith("credit_card")
+  ]  # fmt: skip
+
+
+def ahead(state) -> float | None:
+  """What all trips cost that are not over; None until all were looked up."""
+  trips = [r for r in state.seen.records.values() if "flights" in r]
+  ids = {id for r in state.seen.records.values()
+         for id in r.get("reservations", ())}  # fmt: skip
+  if not trips or not ids <= {r["reservation_id"] for r in trips}:
+    return None
+  return sum(
+    fare(r) for r in trips
+    if r.get("status") != "cancelled"
+    and any(f["date"] >= state.today for f in r["flights"])
+  )  # fmt: skip
+
+
 def free_bags(membership: str, cabin: str, passengers: int) -> int:
   """Checked bags without a fee, for all passengers together."""
   if membership not in FREE_BAGS or cabin not in CABINS:
@@ -219,7 +258,14 @@ def derive(state) -> None:
   for id, r in seen.records.items():
     if "flights" in r and r.get("reservation_id"):
       _renamed(state, r)
-      _derive_trip(seen, turn, id, r, add)
+      _derive_trip(state, id, r, add)
+  moves, spent = moved(state), charged(state)
+  if len(moves) > 1:
+    add("total refund money back", sum(moves.values()))
+  if len(spent) > 1:
+    add("total charged to the card", sum(spent))
+  if rest := ahead(state):
+    add("total cost of all trips ahead", rest)
 
 
 def _renamed(state, r: Mapping[str, Any]) -> None:
@@ -247,7 +293,8 @@ def _renamed(state, r: Mapping[str, Any]) -> None:
           add({**p, key: name.title()})
 
 
-def _derive_trip(seen, turn: int, id: str, r: Mapping[str, Any], add) -> None:
+def _derive_trip(state, id: str, r: Mapping[str, Any], add) -> None:
+  seen, turn = state.seen, state.turn
   n, key = seats(r), entities.key_of(id)
   done = seen.by_type["reservation"][key].memo
   stamp = (r.get("cabin"), len(r.get("payment_history", ())))
@@ -257,10 +304,8 @@ def _derive_trip(seen, turn: int, id: str, r: Mapping[str, Any], add) -> None:
     fields = {"kind": f"certificate for a {what} flight", "rate": str(rate)}
     seen.add("number", rate * n, turn, "derived", fields, [id])
   add("total cost of flights", fare(r), id)
-  paid = [p.get("amount", 0) for p in r.get("payment_history", ())]
-  if len(paid) > 1:  # the last change
-    add("refund money back" if paid[-1] < 0 else "difference to pay",
-        paid[-1], id)  # fmt: skip
+  if (paid := moved(state).get(id)) is not None:
+    add("refund money back" if paid < 0 else "difference to pay", paid, id)
   for f in r["flights"]:
     day = datetime.date.fromisoformat(f["date"])
     for k in DAYS:
