@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax_cl.tasks import asked, entities
@@ -119,7 +119,11 @@ def charged(state) -> list[float]:
   ]  # fmt: skip
 
 
-def ahead(state) -> float | None:
+def paid(reservation: Mapping[str, Any]) -> float:
+  return sum(p["amount"] for p in reservation.get("payment_history", ()))
+
+
+def ahead(state, price: Callable[[Any], float] = fare) -> float | None:
   """What all trips cost that are not over; None until all were looked up."""
   trips = [r for r in state.seen.records.values() if "flights" in r]
   ids = {id for r in state.seen.records.values()
@@ -127,7 +131,7 @@ def ahead(state) -> float | None:
   if not trips or not ids <= {r["reservation_id"] for r in trips}:
     return None
   return sum(
-    fare(r) for r in trips
+    price(r) for r in trips
     if r.get("status") != "cancelled"
     and any(f["date"] >= state.today for f in r["flights"])
   )  # fmt: skip
@@ -264,8 +268,9 @@ def derive(state) -> None:
     add("total refund money back", sum(moves.values()))
   if len(spent) > 1:
     add("total charged to the card", sum(spent))
-  if rest := ahead(state):
-    add("total cost of all trips ahead", rest)
+  for what, price in (("cost of", fare), ("paid for", paid)):
+    if rest := ahead(state, price):
+      add(f"total {what} all trips ahead", rest)
 
 
 def _renamed(state, r: Mapping[str, Any]) -> None:
@@ -304,8 +309,9 @@ def _derive_trip(state, id: str, r: Mapping[str, Any], add) -> None:
     fields = {"kind": f"certificate for a {what} flight", "rate": str(rate)}
     seen.add("number", rate * n, turn, "derived", fields, [id])
   add("total cost of flights", fare(r), id)
-  if (paid := moved(state).get(id)) is not None:
-    add("refund money back" if paid < 0 else "difference to pay", paid, id)
+  add("total paid", paid(r), id)
+  if (new := moved(state).get(id)) is not None:
+    add("refund money back" if new < 0 else "difference to pay", new, id)
   for f in r["flights"]:
     day = datetime.date.fromisoformat(f["date"])
     for k in DAYS:

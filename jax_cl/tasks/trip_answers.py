@@ -89,8 +89,10 @@ def _moved(state, low: str) -> Iterator[entities.Entity]:
 
 def _prices(state, low: str) -> Iterator[entities.Entity]:
   """What the trips that are meant cost; of several, all that lie ahead."""
+  paid = re.search(r"\b(?:paid|pay|spen[dt])\b", low)
   if re.search(r"\b(?:those|other|all|ahead|upcoming|trips|flights)\b", low):
-    yield from of_kind(state, "total cost of all trips ahead")
+    what = "paid for" if paid else "cost of"
+    yield from of_kind(state, f"total {what} all trips ahead")
   for t in _about(state, low)[:1]:
     first = state.seen.first[t["reservation_id"]]
-    yield from exact(state, ledger.fare(first))
+    yield from exact(state, (ledger.paid if paid else ledger.fare)(first))
