@@ -28,7 +28,7 @@ _SMALL = rf"(?:(?!{NUMBER}\b)\w+[ -])"  # a word that is no number
 BAG = r"(?:bags?|suitcases?|luggage|baggages?)"
 CABIN = r"\b(?:basic economy|economy|business)\b"
 _DAY = (
-  r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:st|nd|rd|th)? (?:of )?may\b"
+  r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?| of) may\b"
   r"|\b5/(\d{1,2})\b|\b2024-05-(\d\d)\b|\bthe (\d{1,2})(?:st|nd|rd|th)\b"
 )
 _PERSON = r"(?:passengers?|travell?ers?|persons?|companions?|people)"

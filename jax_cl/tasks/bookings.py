@@ -411,7 +411,7 @@ def _changes(call: Call) -> Outcome:
   about: dict[str, tuple[list[asked.Ask], Trip]] = {}
   for kind in ("cabin", "move"):
     for a in call.of(kind):
-      for t in meant(a, call.state.user_texts, call.trips)[:1]:
+      for t in meant(a, call.state.user_texts, call.trips):
         about.setdefault(t["reservation_id"], ([], t))[0].append(a)
   for asks, t in about.values():
     t = call.state.seen.first[t["reservation_id"]]

@@ -75,6 +75,11 @@ _DATE = re.compile(
   r"[a-z]*\.?\s+(\d{1,2})(?:st|nd|rd|th)?)\b",
   re.I,
 )
+_DAY_FIRST = re.compile(  # "the 20th of May", and no "2 may be enough"
+  r"\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?|(?: of)) "
+  r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*",
+  re.I,
+)
 _PERSON = re.compile(r"\b([A-Z][a-z]+) ([A-Z][a-z]+)\b")
 _BORN = re.compile(
   r"\b([A-Z][a-z]+) ([A-Z][a-z]+)\b[^.;]{0,30}?(\d{4}-\d\d-\d\d)"
@@ -202,6 +207,9 @@ class Seen:
         else f"{self.year}-{MONTHS[name[:3].lower()]:02d}-{int(day):02d}"
       )
       self.add("date", date, turn, "user")
+    for day, name in _DAY_FIRST.findall(text):
+      month = MONTHS[name[:3].lower()]
+      self.add("date", f"{self.year}-{month:02d}-{int(day):02d}", turn, "user")
     for m in _PERSON.finditer(text):
       person = {"first_name": m.group(1), "last_name": m.group(2)}
       self.add("person", person, turn, "user", _role(text[: m.start()]))

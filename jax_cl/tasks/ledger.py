@@ -26,7 +26,7 @@ INSURANCE_FEE = 30  # a passenger
 # Certificates the policy allows, dollars a passenger of the reservation.
 GESTURES: Mapping[str, int] = {"cancelled": 100, "delayed": 50}
 
-DAYS = (-1, 1, 2)  # to move a flight by
+DAYS = (-2, -1, 1, 2, 3)  # to move a flight by
 
 
 class Done(NamedTuple):

@@ -85,7 +85,7 @@ def described(text: str, trips: Sequence[Trip]) -> list[Trip] | None:
   left, told = list(trips), bool(_ALL.search(text))
   if ways := asked.routes(text):
     left, told = _on_ways(ways, left), True
-  for fits in (_of_day, _of_flight, _of_people, _of_booking, _of_place):
+  for fits in _FITS:
     if fits is _of_place and ways:
       continue
     test = fits(text)
@@ -151,6 +151,8 @@ def _of_people(text: str) -> Test | None:
     text,
   ):
     return lambda t: t["user_id"].split("_")[0] not in _first_names(t)
+  if re.search(r"\bmore than one (?:passenger|person)", text):
+    return lambda t: ledger.seats(t) > 1
   m = re.search(r"\b(\d|one|two|three|four|five) (?:passengers?|people|of us)",
                 text)  # fmt: skip
   if m:
@@ -178,6 +180,19 @@ def _of_booking(text: str) -> Test | None:
   return None
 
 
+def _of_kind(text: str) -> Test | None:
+  """Its cabin, and whether it goes there and back."""
+  thing = r" (?:class )?(?:flights?|trips?|reserv\w+|bookings?|tickets?)\b"
+  cabin = re.search(rf"({asked.CABIN}){thing}", text)
+  way = re.search(r"\b(round|one)[- ](?:trip|way)\b", text)
+  if cabin:
+    named = cabin[1].replace(" ", "_")
+    return lambda t: t["cabin"] == named
+  if way:
+    return lambda t: t["flight_type"].startswith(way[1])
+  return None
+
+
 def _of_place(text: str) -> Test | None:
   """The one place that is named is where it goes, or where it stops."""
   to = re.findall(r"\b(?:to|in|for|visit\w*|reach) ([a-z]+(?: [a-z]+)?)", text)
@@ -186,3 +201,6 @@ def _of_place(text: str) -> Test | None:
   if not named:
     return None
   return lambda t: t["destination"] in named
+
+
+_FITS = (_of_day, _of_flight, _of_people, _of_booking, _of_kind, _of_place)
