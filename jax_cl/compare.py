@@ -290,8 +290,12 @@ def summary(
   }
   first = next(iter(by_method.values()))
   one = next(iter(first.values()))["results"]
+  streams = {k: v for k, v in by_method.items() if k in baselines}
   fixed = tables.references(one, split) | {
-    k: _own_row(v) for k, v in by_method.items() if k in baselines
+    k: _own_row(v, "panel") for k, v in streams.items()
+  }
+  fixed_write = tables.references(one, split, "references_write") | {
+    k: _own_row(v, "write_only") for k, v in streams.items()
   }
   return metrics.jsonable(
     {
@@ -309,6 +313,7 @@ def summary(
       "differences": _differences(alike, methods[0], resamples),
       "references": {k: _average(v) for k, v in fixed.items()},
       "references_by_domain": fixed,
+      "references_write": {k: _average(v) for k, v in fixed_write.items()},
       "matrices": {k: _matrix(v, split) for k, v in ranked.items()},
       "curves": {k: _curve(v, split) for k, v in ranked.items()},
       "curves_split": split,
@@ -440,20 +445,21 @@ def _own_auc(results, split: str, domain: str) -> float:
   return math.nan
 
 
-def _own_row(runs) -> dict[str, float]:
+def _own_row(runs, key: str) -> dict[str, float]:
   """Score of each domain after its own stage, mean over runs.
 
   Of a joint stream that is the last row; of an independent one, what a
   learner of that domain alone reaches.
   """
-  panels = [r["panel"] for r in runs.values()]
+  panels = [r[key] for r in runs.values()]
   N = np.arange(len(panels[0].domains))
   row = np.mean([p.matrix()[p.own, N] for p in panels], axis=0)
   return dict(zip(panels[0].domains, row.tolist(), strict=True))
 
 
 def _average(by_domain: Mapping[str, float]) -> float:
-  return float(np.mean(list(by_domain.values())))
+  known = [x for x in by_domain.values() if x is not None]
+  return float(np.mean(known)) if known else math.nan
 
 
 def _matrix(runs, split: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ and null in JSON. A missing evaluation makes what needs it NaN, never a guess.
    "protocol": {...},                             # tasks.protocol.describe()
    "references": {"do_nothing": {"test": {"airline": .3}}, "oracle": ...}}
 `references` are scores of fixed policies by split and domain: floors (do
-nothing, always transfer) and ceilings (oracle). Other keys are carried along.
+nothing, always transfer) and ceilings (oracle); `references_write` the same on
+tasks that require a write. Other keys are carried along.
 
 `episodes.jsonl` has one row an episode:
   {"phase": "eval" | "train", "stage": int,       # -1: before any training

@@ -40,6 +40,9 @@ def run(
     ],
     "protocol": {"name": "tau2_cl_v1", "data_hash": "0123456789abcdef01"},
     "references": REFERENCES,
+    "references_write": {
+      "do_nothing": {k: dict.fromkeys(PEAK, 0.0) for k in ("test", "val")}
+    },
   }
 
 

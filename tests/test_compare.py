@@ -88,6 +88,9 @@ def test_the_whole_grid(config, tmp_path):
   # Alone, a domain counts by its own stage, not by what the next one left.
   alone = np.mean([np.diag(R[1:]).mean() for R in matrices("independent")])
   assert found["references"]["independent"] == pytest.approx(alone)
+  # Floors and other streams stand below the table of writing tasks, too.
+  assert found["references_write"]["do_nothing"] == 0.0
+  assert 0 < found["references_write"]["joint"] <= 1
   # Domains are matched by name although the orders differ.
   ends = [
     json.loads((tmp_path / r["workdir"] / "results.json").read_text())

@@ -133,16 +133,40 @@ def play(
   return env.episode()
 
 
-def score(
+def rewards(
   name: str,
   specs: Sequence[TaskSpec],
   make_user: Callable[[], User],
   max_turns: int,
-) -> float:
-  """Mean reward of a reference policy: a floor or a ceiling."""
+) -> list[float]:
+  """What a reference policy earns on each task."""
   make = reference.make(name)
-  done = [play(s, make(), make_user, max_turns) for s in specs]
-  return float(np.mean([e.reward for e in done]))
+  return [play(s, make(), make_user, max_turns).reward for s in specs]
+
+
+def references(
+  names: Sequence[str],
+  domains: Sequence[stream.Domain],
+  measure: Callable[[str, Sequence[TaskSpec]], Sequence[float]],
+) -> dict[str, Any]:
+  """Floors and ceilings for run.json, by name, split and domain.
+
+  `references` are means over all tasks, `references_write` over those whose
+  gold actions write: doing nothing earns .30 in airline only because six of
+  its twenty test tasks ask for nothing.
+  """
+  everything: dict[str, Any] = {}
+  writing: dict[str, Any] = {}
+  for name in names:
+    for split in ("val", "test"):
+      for d in domains:
+        specs = d.splits[split]
+        found = np.array(measure(name, specs), float)
+        writes = np.array([demos.requires_write(s) for s in specs], bool)
+        for out, some in ((everything, found), (writing, found[writes])):
+          of_split = out.setdefault(name, {}).setdefault(split, {})
+          of_split[d.name] = float(some.mean()) if some.size else None
+  return {"references": everything, "references_write": writing}
 
 
 def counted(e: Episode, domain: stream.Domain) -> Episode:

@@ -119,31 +119,23 @@ class Tau2:
         "protocol": None, "run": self._max_eval_tasks,
       }  # fmt: skip
     if self._references:
-      out["references"] = {
-        name: {
-          split: {d: self._reference(name, d, split) for d in self.domains}
-          for split in ("val", "test")
-        }
-        for name in REFERENCES
-      }
+      domains = list(self._domains.values())
+      out |= _tau2.references(REFERENCES, domains, self._reference)
     return out
 
-  def _reference(self, name: str, domain: str, split: str) -> float:
+  def _reference(self, name: str, specs) -> list[float]:
     last = len(self.stages) - 1
-    specs = self._domains[domain].splits[split]
     key = name, specs, tuple(self._allowed(s, last) for s in specs[:1])
     if key not in self._kit.cache:
       self._kit.cache[key] = self._measured(name, specs, last)
     return self._kit.cache[key]
 
-  def _measured(self, name: str, specs, last: int) -> float:
+  def _measured(self, name: str, specs, last: int) -> list[float]:
     if name == "confined_oracle":
-      done = [self._demonstrate(s, last)[0] for s in specs]
-    elif name == "rules_alone":
-      done = [self._by_rules(s) for s in specs]
-    else:
-      return _tau2.score(name, specs, self._make_user, self._max_turns)
-    return float(np.mean([e.reward for e in done]))
+      return [self._demonstrate(s, last)[0].reward for s in specs]
+    if name == "rules_alone":
+      return [self._by_rules(s).reward for s in specs]
+    return _tau2.rewards(name, specs, self._make_user, self._max_turns)
 
   def _by_rules(self, spec: types.TaskSpec) -> types.Episode:
     allowed = self._allowed(spec, len(self.stages) - 1)

@@ -97,9 +97,14 @@ def matrix(results: Results, split: str, key: str = "matrix") -> Table:
   return Table(["after stage", *domains], rows)
 
 
-def references(results: Results, split: str) -> dict[str, Mapping[str, float]]:
-  """Scores of fixed policies on this split: name -> domain -> score."""
-  found = results.get("references") or {}
+def references(
+  results: Results, split: str, key: str = "references"
+) -> dict[str, Mapping[str, float]]:
+  """Scores of fixed policies on this split: name -> domain -> score.
+
+  `key` "references_write": on the tasks that require a write alone.
+  """
+  found = results.get(key) or {}
   return {k: v[split] for k, v in found.items() if v.get(split)}
 
 
@@ -147,6 +152,19 @@ def by_domain(results: Results, split: str) -> Table:
   header += [f"pass^{k}" for k in ks]
   header += ["reward where a write is required", "tool acc.", "argument acc."]
   return Table(header, rows)
+
+
+def where_writing(results: Results, split: str) -> Table:
+  """The final policy on tasks that require a write, and what is to be had."""
+  scores, domains = results[split]["write_only"], results["domains"]
+  last = scores["matrix"][-1]
+  rows = [
+    ["tasks", *(str(scores["tasks"][d]) for d in domains)],
+    ["final policy", *(number(x) for x in last)],
+  ]
+  for name, per in references(results, split, "references_write").items():
+    rows.append([f"({name})", *(number(per.get(d)) for d in domains)])
+  return Table(["", *domains], rows)
 
 
 def protocol(found: Mapping[str, Any] | None) -> list[Block]:
@@ -223,6 +241,7 @@ def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
     Heading("The final policy"),
     by_domain(results, split),
     Heading("Tasks that require a write"),
+    where_writing(results, split),
     metric_table(scores["write_only"]),
   ]
   if split == "test" and "val" in results:
@@ -280,10 +299,10 @@ def methods(comparison: Mapping[str, Any], key: str = "metrics") -> Table:
     theirs = _beside(m, name, published) if published else []
     runs = str(len(m["runs"]))
     rows.append([label(name, comparison), runs, *cells, *theirs])
-  if key == "metrics":
-    for name, average in comparison["references"].items():
-      blank = [""] * (len(HEADLINE) - 1 + 2 * bool(published))
-      rows.append([f"({name})", "", number(average), *blank])
+  fixed = "references" if key == "metrics" else "references_write"
+  for name, average in (comparison.get(fixed) or {}).items():
+    blank = [""] * (len(HEADLINE) - 1 + 2 * bool(published))
+    rows.append([f"({name})", "", number(average), *blank])
   header = ["method", "runs", *(f"`{h}`" for h in HEADLINE)]
   more = ["mean ± sd", published["source"]] if published else []
   return Table([*header, *more], rows)

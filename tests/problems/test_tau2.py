@@ -6,6 +6,7 @@ import pytest
 
 from jax_cl.methods import replay
 from jax_cl.problems import _tau2, tau2
+from jax_cl.tasks import demos, stream
 
 
 def _make(**options):
@@ -132,6 +133,19 @@ def test_floors_and_ceilings_stand_beside_the_run(what):
   assert scores["do_nothing"]["test"]["telecom"] == 0.0
   assert scores["confined_oracle"]["test"]["telecom"] == 1.0
   assert "max_eval_tasks" in what.about["protocol"]["deviations"]
+
+
+def test_floors_where_a_write_is_required_are_told_apart():
+  """Doing nothing is right only where nothing had to be done."""
+  domain = stream.load("airline")
+  specs = domain.splits["test"]
+  reward = lambda name, some: [float(not demos.requires_write(s)) for s in some]
+  found = _tau2.references(["do_nothing"], [domain], reward)
+  share = np.mean([not demos.requires_write(s) for s in specs])
+  assert 0 < share < 1
+  every = found["references"]["do_nothing"]["test"]["airline"]
+  assert every == pytest.approx(share)
+  assert found["references_write"]["do_nothing"]["test"]["airline"] == 0.0
 
 
 def test_what_the_domains_share_is_between_nothing_and_all(what):

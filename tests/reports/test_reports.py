@@ -45,6 +45,11 @@ def test_the_report_says_what_the_results_say(workdir):
   se = found["test"]["se"][2][1]
   assert f"**{own:.3f} ± {se:.3f}**" in text  # retail, in its own stage
   assert "| (always_transfer) | 0.300 | 0.050 | 0.300 |" in text
+  writing = found["test"]["write_only"]["tasks"]["retail"]
+  assert (
+    f"| tasks | {found['test']['write_only']['tasks']['airline']} |" in text
+  )
+  assert 0 < writing < 40
   low, high = found["test"]["intervals"]["forgetting"]
   mean = found["test"]["metrics"]["forgetting"]
   assert f"| `forgetting` | {mean:.3f} [{low:.3f}, {high:.3f}] |" in text
