@@ -9,7 +9,9 @@ et al. 2019, https://arxiv.org/abs/1905.12558), so a lambda belongs to its
 estimator:
 
 * `exact`: all actions, weighted by pi. V backward passes a row.
-* `sampled`: one action a position drawn from pi. Unbiased.
+* `sampled`: one action a position drawn from pi. Unbiased. From an `out` that
+  gives the largest logits alone it is drawn among those, which leaves out what
+  pi has elsewhere.
 * `empirical`: the recorded action, biased wherever pi is not the sampler.
 
 Rows are taken one after another (`lax.map`), so memory is that of one row's
@@ -32,6 +34,11 @@ PyTree = Any
 def exact(obj: Objective, p: PyTree, batch: Batch, key) -> PyTree:
   """sum_a pi_a (d log pi_a)^2 for every position of every row."""
   del key
+  if isinstance(jax.eval_shape(obj.out, p, batch), tuple):
+    raise ValueError(
+      "the exact Fisher information wants all logits, and this agent gives its "
+      "largest alone: choose fisher 'sampled', or set agent.top_k to 0"
+    )
 
   def row(one: Batch) -> PyTree:
     log_pi = lambda q: jax.nn.log_softmax(obj.out(q, one)[0])
@@ -45,7 +52,12 @@ def exact(obj: Objective, p: PyTree, batch: Batch, key) -> PyTree:
 def sampled(obj: Objective, p: PyTree, batch: Batch, key) -> PyTree:
   """(d log pi_a)^2 with a drawn from pi."""
   k_action, k_sign = jax.random.split(key)
-  action_BT = jax.random.categorical(k_action, obj.out(p, batch))
+  out = obj.out(p, batch)
+  z_BTK, ids_BTK = out if isinstance(out, tuple) else (out, None)
+  action_BT = jax.random.categorical(k_action, z_BTK)
+  if ids_BTK is not None:
+    at_BT1 = action_BT[..., None]
+    action_BT = jnp.take_along_axis(ids_BTK, at_BT1, axis=-1)[..., 0]
   batch = batch._replace(action=action_BT.astype(batch.action.dtype))
   return empirical(obj, p, batch, k_sign)
 

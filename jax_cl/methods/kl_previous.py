@@ -14,7 +14,8 @@ policy at the moment the row was stored.
 
 Deviations: the weights of pi_old are kept (one copy), not its answers, so that
 rows are stored without them. Rows are kept whatever their reward: only their
-states are read.
+states are read. Where the learner gives its largest logits alone, pi_old's are
+what is compared (`_logits`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import jax
 
 from jax_cl import memory, tree
-from jax_cl.losses import distill, policy
+from jax_cl.methods import _logits
 from jax_cl.methods.base import Method, task_grads
 from jax_cl.types import Batch, Objective
 
@@ -58,13 +59,10 @@ def make(
   def grads(obj: Objective, cl, p, batch, mem, stage, key):
     g, aux = task_grads(obj, cl, p, batch, mem, stage, key)
     old = jax.tree.map(lambda x: x[0], mem.rows)
-    target_BTV = jax.lax.stop_gradient(obj.out(cl["teacher"], old))
-
-    def keep(q):
-      gap_BT = distill.softened_kl(obj.out(q, old), target_BTV)
-      return policy.mean(gap_BT, policy.weights(old))
-
-    value, g_old = jax.value_and_grad(keep)(p)
+    kept = jax.lax.stop_gradient(_logits.keep(obj, cl["teacher"], old))
+    value, g_old = jax.value_and_grad(
+      lambda q: _logits.divergence(obj, q, old, kept)
+    )(p)
     return tree.axpy(lam, g_old, g), {**aux, "kl_previous": value}
 
   return Method(

@@ -10,7 +10,8 @@ cross-entropy of softened outputs has this gradient).
 
 Deviations: one head serves all stages here, so all options are distilled, not
 those of old heads alone; stage 0 has no old policy and no penalty. The paper
-warms the new head up first, there is none.
+warms the new head up first, there is none. Where the learner gives its largest
+logits alone, pi_old's are what is distilled (`_logits`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jax_cl.losses import distill, policy
+from jax_cl.methods import _logits
 from jax_cl.methods.base import Method, penalty
 
 OFF = {"lam": 0.0}
@@ -33,10 +34,9 @@ def make(*, lam: float = 1.0, temperature: float = 2.0) -> Method:
     )
 
   def keep(obj, cl, p, batch, stage, key):
-    old_BTV = jax.lax.stop_gradient(obj.out(cl["teacher"], batch))
-    gap_BT = distill.softened_kl(obj.out(p, batch), old_BTV, temperature)
+    old = jax.lax.stop_gradient(_logits.keep(obj, cl["teacher"], batch))
     strength = jnp.where(stage > 0, lam, 0.0)
-    return strength * policy.mean(gap_BT, policy.weights(batch))
+    return strength * _logits.divergence(obj, p, batch, old, temperature)
 
   return Method(
     init=lambda p, n_stages, key: {"teacher": jax.tree.map(jnp.zeros_like, p)},

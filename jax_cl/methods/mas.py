@@ -10,8 +10,9 @@ Aljundi et al. 2018, https://arxiv.org/abs/1711.09601, eqs. 2 to 4.
 On LoRA factors Omega and the distance are those of the product (`_adapters`);
 `lora="factors"` takes A and B as any other weights.
 
-Deviations: options that are not legal (logit -1e9) are left out of the norm,
-and only positions where the policy chose count. Omega is capped,
+Deviations: options that are not legal (logit -1e9) are left out of the norm, as
+are all but the largest where the learner gives no others (`agent.top_k`), and
+only positions where the policy chose count. Omega is capped,
 lr * 2 lambda Omega <= 1, beyond which gradient descent on the penalty diverges.
 ||f||^2 changes when a constant is added to all logits, which no policy can
 tell apart; it is the paper's all the same.
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 
 from jax_cl import tree
 from jax_cl.losses import fisher
-from jax_cl.methods import _adapters, _quadratic
+from jax_cl.methods import _adapters, _logits, _quadratic
 from jax_cl.methods.base import Method, penalty
 from jax_cl.types import Batch, Objective
 
@@ -61,6 +62,7 @@ def make(
     grads=penalty(pull),
     end=end,
     report=lambda cl, buffer: _quadratic.report(cl["importance"]),
+    needs=frozenset({"outputs"}),
     rows=samples,
   )
 
@@ -76,6 +78,6 @@ def sensitivity(obj: Objective, p, rows: Batch):
 
 def norm(obj: Objective, p, batch: Batch):
   """||f||^2 of each row, f32[B]: legal options at chosen positions."""
-  f_BTV = obj.out(p, batch)
-  square_BTV = jnp.where(f_BTV > -1e8, f_BTV, 0.0) ** 2
+  f_BTV = _logits.keep(obj, p, batch)["z"]
+  square_BTV = jnp.where(f_BTV > _logits.LEGAL, f_BTV, 0.0) ** 2
   return jnp.sum(batch.mask[:, :, None] * square_BTV, axis=(1, 2))
