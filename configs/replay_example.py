@@ -36,6 +36,7 @@ def basic(config):
   config.cl.name = "replay"
   config.cl.args.replay.ratio = 0.2
   config.cl.args.replay.capacity = 40
+  config.cl.args.replay.total = 0  # a domain keeps its forty
 
 
 def adaptive(config):
