@@ -18,6 +18,9 @@ _WANT = (
   r"\b(?:should|must|needs?|want\w*|has to|have to|like|let|rather|prefer\w*"
   r"|please|wish\w*|fix\w*|wrong|though|although|instead|not to)\b"
 )
+_CHANGE = re.compile(
+  r"\b(?:chang\w*|modif\w*|updat\w*|correct\w*|switch\w*)\b.*\baddr"
+)
 _ASKED = re.compile(
   r"\b(?:chang\w*|modif\w*|updat\w*|correct\w*|switch\w*|mak(?:e|ing)|set)\b"
   r"[^.]*\baddress|\baddress[^.]*\b(?:chang\w*|modif\w*|updat\w*|correct\w*"
@@ -49,9 +52,11 @@ def moved(story: Story) -> list[entities.Entity]:
 
 def _asked(clause: Clause) -> bool:
   """It asks for an address to be changed, not what it is."""
-  m = _ASKED.search(clause.text)
-  looks = [v.at for v in clause.verbs if v.fate == "look"]
-  return m is not None and not (looks and looks[0] < clause.text.find("addr"))
+  at = clause.text.find("addr")
+  looks = [v.at for v in clause.verbs if v.fate == "look" and v.at < at]
+  asked = clause.text[looks[-1] :] if looks else clause.text
+  change = _CHANGE.search(asked) if looks else _ASKED.search(asked)
+  return change is not None
 
 
 def _own_address(text: str) -> bool:
@@ -79,6 +84,8 @@ def _rerouted(story: Story, about: Sequence[Clause]) -> list[entities.Entity]:
     if o.fields.get("status", "").startswith("pending")
   ]  # fmt: skip
   pending = [o for o in pending if o.id not in _sent_there(story.state, text)]
+  if any(story.shipped(c) for c in about):
+    return []
   body = _OWN_ADDRESS.sub(
     " ",
     " . ".join(
@@ -198,7 +205,7 @@ def address(state: Any, options, text: str) -> int:
     for part, weight in (("city", 2.0), ("zip", 1.0), ("address1", 2.0)):
       n += weight * (str(e.value.get(part, "?")).lower() in low)
     orders = [x for x in e.links if x.startswith("#")]
-    n += 2.5 * bool(home and any("_" in x for x in e.links))
+    n += 2.5 * bool(home and any("@" in x for x in e.links))
     n += 3.0 * any(flat(x).lstrip("#") in same for x in orders)
     n += 1.5 * any(x in sent for x in orders)
     return (e.value not in now, n, -i)
@@ -210,7 +217,7 @@ def _sent_there(state: Any, low: str) -> set[str]:
   """Orders whose things were "sent to this new address"."""
   out: set[str] = set()
   for e in state.seen.of("item"):
-    for n in things.named(low, [e.fields.get("name", "")]):
+    for n in things.named(low, (e.fields.get("name", ""),)):
       if re.match(
         r"[^.]{0,30}\b(?:sent|shipped|delivered) (?:to )?(?:this|there?|that)"
         r"|[^.]{0,20}'s address", low[n.end :],

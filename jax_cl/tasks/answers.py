@@ -23,7 +23,8 @@ _ASK = re.compile(
 )
 _MONEY = re.compile(
   r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay"
-  r"|get in total|amount (i|of money)|i get|going to get|receiv\w+|come back|returned)\b"
+  r"|get in total|amount (i|of money)|i get|going to get|receiv\w+|come back"
+  r"|returned)\b"
 )
 _STATES = ("delivered", "pending", "cancelled", "processed")
 

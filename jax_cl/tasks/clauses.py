@@ -10,6 +10,7 @@ knows the orders; here is English alone, and no word of any task.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ _ELSE = re.compile(
   r"^(?:but |and )*(?:otherwise|or else|failing that|if not(?: possible)?"
   r"|if (?:this|that) fails),? (.+)$"
 )
-_THEN = re.compile(r"^(?:but |and )*if (?:so|yes|it is|they are),? (.+)$")
+_THEN = re.compile(r"^(?:but |and )*if (?:so|yes|it is|they are), (.+)$")
 # Where a new clause of the same sentence begins.
 _JOINT = re.compile(
   r",? (?:and|but|then|while|so|plus|because|since|whereas) "
@@ -94,7 +95,7 @@ class Clause(NamedTuple):
   holds: bool = True  # False: it counts if the condition does not hold
 
   @property
-  def verbs(self) -> list[Verb]:
+  def verbs(self) -> tuple[Verb, ...]:
     """What is to be done, in the order in which it is said."""
     return verbs_of(self.text)
 
@@ -104,7 +105,8 @@ class Clause(NamedTuple):
     return _IMPLICIT.search(self.text) is not None
 
 
-def verbs_of(text: str) -> list[Verb]:
+@functools.lru_cache(maxsize=4096)
+def verbs_of(text: str) -> tuple[Verb, ...]:
   """The verbs of a text; one that is negated keeps."""
   out = []
   for m in _VERB.finditer(text):
@@ -112,7 +114,7 @@ def verbs_of(text: str) -> list[Verb]:
     if fate in ("remove", "replace") and _NOT.search(text[: m.start()]):
       fate, verb = "keep", ""
     out.append(Verb(m.start(), fate, verb))
-  return out
+  return tuple(out)
 
 
 def flat(text: str) -> str:
@@ -120,6 +122,7 @@ def flat(text: str) -> str:
   return re.sub(r"\b([a-z])-([a-z]{3,})", r"\1\2", text.lower())
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def plain(text: str) -> str:
   """`flat`, short forms written out."""
   text = flat(text).replace("\u2019", "'")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from jax_cl.tasks import things, variants
+from jax_cl.tasks import variants
 
 Story = Any  # `story.Story`, which imports this module
 Draft = Any
@@ -24,7 +24,7 @@ _STOCK = re.compile(
   r"|have (it|one|that)|can be found)\b"
 )
 _BALANCE = re.compile(
-  r"\b(balance|cover|suffic\w+|enough|afford)\b|gift card.*(low|short)"
+  r"\b(balance|cover|suffic\w+|enough|afford\w*)\b|gift card.*(low|short)"
 )
 _POSSIBLE = re.compile(
   r"\b(possible|impossible|can|cannot|could|able|unable|allow\w*|refus\w+"
@@ -53,6 +53,8 @@ def holds(story: Story, condition: str, prior: list[Draft]) -> bool | None:
     gone = any(_gone(story, d, spoken) for d in prior if d.fate == "replace")
     return (not gone) != no
   if _POSSIBLE.search(condition):
+    if not prior and not no:
+      return None  # "if it is possible, ...": politeness
     return _feasible(story, prior) != no
   return None
 
@@ -66,17 +68,10 @@ def _feasible(story: Story, prior: list[Draft]) -> bool:
   """The policy lets all of it be done; what was not understood it does not."""
   if not prior:
     return False
-  for d in prior:
-    status = story.held.status(d.order)
-    if status.split(" ")[0] not in things.fitting(d.verb, d.fate):
-      return False
-    if d.fate == "replace" and _gone(story, d, ""):
-      return False
-    if d.fate == "remove" and status == "pending" and not d.whole:
-      own = {x.item.key for x in story.drafts_of(d.order, "remove")}
-      if own != {e.key for e in story.held.inside[d.order]}:
-        return False
-  return True
+  return all(
+    story.possible(d) and not (d.fate == "replace" and _gone(story, d, ""))
+    for d in prior
+  )
 
 
 def _refundable(story: Story, prior: list[Draft]) -> bool:

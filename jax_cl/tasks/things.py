@@ -76,7 +76,11 @@ class Shelf:
   def keys(self) -> frozenset[str]:
     """Words that options are called by: "color", "frame size"."""
     return frozenset(
-      w for e in self.items for k in variants.options_of(e) for w in k.split()
+      w
+      for e in self.items
+      for k in variants.options_of(e)
+      for w in k.split()
+      if len(w) > 2
     )
 
   def status(self, order: str) -> str:
@@ -138,7 +142,8 @@ def _pattern(text: str) -> re.Pattern:
   return re.compile(rf"\b{stem}\b(?!\w)")
 
 
-def named(text: str, names: Sequence[str]) -> list[Name]:
+@functools.lru_cache(maxsize=1 << 14)
+def named(text: str, names: tuple[str, ...]) -> list[Name]:
   """Where products are named, from left to right, the longest way first."""
   found: list[tuple[int, int, int, str]] = []
   for name in names:
@@ -215,6 +220,8 @@ def narrow(
     least = variants.CHEAP.search(about)
     return [(min if least else max)(same, key=price)]
   text = variants.digits(plain(about))
+  if left := _by_size(same, text):
+    return left
   score = [0.0] * len(same)
   for k in {k for e in same for k in variants.options_of(e)}:
     values = [e.fields.get(k, "") for e in same]
@@ -225,6 +232,23 @@ def narrow(
     if len(set(values)) > 1:
       score = [s + (v in told) for s, v in zip(score, values, strict=True)]
   return [e for e, s in zip(same, score, strict=True) if s == max(score)]
+
+
+def _by_size(same: list[entities.Entity], text: str) -> list[entities.Entity]:
+  """ "The smaller backpack", "the taller one" of two."""
+  m = re.search(
+    r"\bthe (small|short|light|big|larg|tall|long|heav)\w*er\b", text
+  )
+  if not m:
+    return []
+  for k in variants.options_of(same[0]):
+    ranks = [variants.rank(e.fields.get(k, "")) for e in same]
+    known = [r for r in ranks if r is not None]
+    if len(known) == len(same) and len(set(known)) > 1:
+      least = m.group(1) in ("small", "short", "light")
+      aim = min(known) if least else max(known)
+      return [e for e, r in zip(same, ranks, strict=True) if r == aim]
+  return []
 
 
 def in_company(

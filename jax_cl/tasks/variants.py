@@ -9,6 +9,7 @@ spoken of stays as it is.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,7 +35,8 @@ _REST = re.compile(
   r"|nothing else|other (options|features|specs))\b"
 )
 _AGAIN = re.compile(
-  r"\b(same (item|exact|specs?|product|one)|exact same|identical|new pair"
+  r"\b(same (item|specs?|product|one|model)|exact same (item|one|thing|product"
+  r"|model)|identical|new pair"
   r"|replacement)\b"
 )
 _EXTREME = re.compile(r"\b(max\w*|min\w*|most|least|fewest|\w{3,}est)\b")
@@ -243,13 +245,14 @@ def says(text: str, value: str, others: Sequence[str] = ()) -> int | None:
   By its own words, by a size or number in other words, or by a word that the
   other values of the option do not have.
   """
-  for way in _ways(value, others):
+  for way in _ways(value, tuple(others)):
     if m := re.search(rf"(?<![\w.]){way}s?(?!\w)", text):
       return m.start()
   return None
 
 
-def _ways(value: str, others: Sequence[str]) -> list[str]:
+@functools.lru_cache(maxsize=1 << 14)
+def _ways(value: str, others: tuple[str, ...]) -> list[str]:
   v = plain(value)
   if v in _SIZES or v == "xxl" or v == "xs":
     size = _SIZES.get(v, v)
@@ -364,8 +367,7 @@ def _unless_same(low, mine, spoken) -> dict[str, list[str]]:
 
 def _kept(low: str, key: str) -> bool:
   """ "Same size", "the color stays", "with its zoom left as it is"."""
-  head = key.split()[-1]
-  words = [*key.split(), *({"color": ("colors",)}.get(head, ()))]
+  words = key.split() + ["size"] * bool(re.search(_ANY_SIZE, key))
   for w in words:
     for m in re.finditer(rf"\b{re.escape(w)}\w*", low):
       near = low[max(0, m.start() - 40) : m.end() + 40]
@@ -392,24 +394,28 @@ def _moves(low, mine, table, spoken) -> dict[str, Move]:
         low = low.replace(said.group(), " ")
   for words, way, keys in _COMPARE:
     if re.search(rf"\b(?:{words})\b", low):
-      for k in _pointed(keys, ordered):
+      for k in _pointed(keys, ordered, mine):
         out.setdefault(k, Move(way > 0, extreme, step))
   if out:
     return out
   for m in re.finditer(r"\btoo (\w+)|\bnot (\w+) enough", low):
     word = m.group(1) or m.group(2)
     way = _OPPOSITE.get(word, 0) * (1 if m.group(1) else -1)
-    for k in _pointed(_MEANS.get(word, _ANY_SIZE), ordered) if way else ():
+    means = _MEANS.get(word, _ANY_SIZE) if way else ""
+    for k in _pointed(means, ordered, mine):
       return {k: Move(way > 0, extreme, step)}
   return out
 
 
-def _pointed(keys: str, ordered: list[str]) -> list[str]:
-  """The option that a comparative speaks of: the first there is."""
-  for word in keys.split("|"):
-    for k in ordered:
-      if word in k:
-        return [k]
+def _pointed(keys: str, ordered: list[str], mine) -> list[str]:
+  """The option that a comparative speaks of: the first there is.
+
+  None where that one's new value was said: "too hard, get the beginner one".
+  """
+  for word in filter(None, keys.split("|")):
+    for k in mine:
+      if word in k and rank(mine[k]) is not None:
+        return [k] if k in ordered else []
   return []
 
 
