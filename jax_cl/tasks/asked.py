@@ -28,7 +28,8 @@ _SMALL = rf"(?:(?!{NUMBER}\b)\w+[ -])"  # a word that is no number
 BAG = r"(?:bags?|suitcases?|luggage|baggages?)"
 CABIN = r"\b(?:basic economy|economy|business)\b"
 _DAY = (
-  r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b|\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?| of) may\b"
+  r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b(?!,? \d{4})"
+  r"|\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?| of) may\b"
   r"|\b5/(\d{1,2})\b|\b2024-05-(\d\d)\b|\bthe (\d{1,2})(?:st|nd|rd|th)\b"
 )
 _PERSON = r"(?:passengers?|travell?ers?|persons?|companions?|people)"
@@ -50,10 +51,12 @@ _TIME = (
 KINDS: dict[str, str] = {
   "cancel": (
     r"\bcancel(?:ling|lation of)?\b|\b(?:call|break|calling)\b(?: \w+){0,3} off"
-    r"|\b(?:call|break)ed off|\bget(?:ting)? rid of\b|\bscrap\b|\bundo\b"
+    r"|\b(?:call|break)ed off|\bget(?:ting)? rid of (?:\w+ ){0,2}"
+    r"(?:trips?|flights?|tickets?|reserv\w*|bookings?|it|them|this|that|both"
+    r"|all|[a-z0-9]{6})\b|\bscrap\b|\bundo\b"
     r"|\bdrop(?:ping)? (?:my|the|this|all|both)\b|\bback out of\b"
     r"|\bgive up (?:my|the) (?:trip|flight|ticket|reserv)"
-    r"|\b(?:refund|void|withdraw from|pull out of|get out of|give back|return)"
+    r"|\b(?:refund|void|withdraw from|pull out of|get out of|give back)"
     r" (?:my|the|this|that|our|both|all|reservation|booking|tickets?)\b"
     r"(?! (?:difference|rest|fee|fare difference))|\bmoney back for\b"
     r"|\b(?:won't|will not|not going to) (?:be )?"
@@ -93,11 +96,13 @@ KINDS: dict[str, str] = {
     rf"|\b{BAG}\b[^.;]*\b(?:removed|taken off)\b"
   ),
   "people": (
-    r"\b(?:name|spell\w*|misspell\w*|misspelt|passport)\b"
+    r"\b(?:\w*name|spell\w*|misspell\w*|misspelt|passport)\b"
     r"|\b(?:chang|replac|swap|switch|substitut)\w*\b[^.;]*"
     rf"\b(?:{_PERSON}|myself|me)\b"
     r"|\b(?:replac|substitut|swap)\w*\b[^.;]*\b(?:with|by|for)\b"
-    r"|\bin (?:\w+|\w+'s) place\b|\bin place of\b|\b(?:my|'s) (?:place|seat)\b"
+    rf"|\b{_PERSON}\b[^.;]*\bshould\b|\btak\w+ over\b"
+    r"|\bin (?:\w+|\w+'s) (?:place|stead)\b|\bin place of\b"
+    r"|\b(?:my|'s) (?:place|seat)\b"
     r"|\b(?:come|go|fly|travel)\w*\b[^.;]*\binstead\b"
     r"|\binstead of (?:me|myself)\b"
     r"|\b(?:give|transfer)\b[^.;]*\b(?:ticket|seat|flight)\b[^.;]*\bto\b"
@@ -111,7 +116,8 @@ KINDS: dict[str, str] = {
     r"\b(?:add|buy|get|purchas|includ|forgot)\w*\b[^.;]*\binsurance\b"
   ),
   "gesture": (
-    r"\bcompensat\w*|\breimburs\w*|\bmake (?:it|this|that) up\b"
+    r"\bcompensat\w*|\breimburs\w*|\bowed?\b|\bentitled\b"
+    r"|\bmake (?:it|this|that) up\b"
     r"|\bvouchers?\b|\bgesture\b"
     r"|\bfor (?:my|the|all the) (?:trouble|inconvenience)\b"
     r"|\b(?:travel )?certificate for\b"
@@ -121,8 +127,8 @@ KINDS: dict[str, str] = {
     r"|\b(?:seats?|tickets?) (?:from|on)\b|\b(?:reserve|purchase|buy)\b"
     r"|\b(?:want|like|need|have|trying|looking|plan\w*|hop\w+)\b[^.;]*"
     r"\b(?:fly|get|travel|go)\b[^.;]*\b(?:from|to|there)\b"
-    r"|\b(?:need|want|find|get|looking for)\b[^.;]*"
-    r"\b(?:flights?|tickets?|seats?|trip)\b[^.;]*\b(?:from|to)\b"
+    r"|\b(?:need|want|like|find|get|looking for)\b[^.;]*"
+    r"\b(?:flights?|tickets?|seats?|trip)\b[^.;]*(?:\bfrom\b|\bto\b| - )"
   ),
 }  # fmt: skip
 _KINDS = {k: re.compile(v) for k, v in KINDS.items()}
@@ -331,19 +337,25 @@ def places(text: str) -> list[str]:
   return list(dict.fromkeys(c for x in found for c in PLACES[x]))
 
 
+_SUM = r"(?:\$ ?([\d,]+)|([\d,]+) (?:dollars|usd|bucks))"
 _MOST = re.compile(
-  r"\b(?:up to|less than|under|at most|below|not exceed\w*|maximum of|tops"
+  r"\b(?:up to|less than|under|at most|below|not exceed\w*|maximum of|max"
   r"|budget (?:of|is)|limit\b[^.;]{0,12}?(?:of|is)|(?:no|not) more than"
-  r"|afford|within) (?:at most )?\$ ?(\d+)"
-  r"|\$ ?(\d+) (?:at most|or less|budget|limit|tops|maximum)"
+  rf"|afford|within) (?:at most )?{_SUM}"
+  r"|\$ ?([\d,]+) (?:at most|or less|budget|limit|tops|maximum)"
 )
-_LEAST = re.compile(r"\b(?:(?<!no )(?<!not )more than|at least|over) \$ ?(\d+)")
+_LEAST = re.compile(rf"\b(?:(?<!no )(?<!not )more than|at least|over) {_SUM}")
+
+
+def _amount(m: re.Match[str]) -> float:
+  digits = next(g for g in m.groups() if g).replace(",", "")
+  return float(digits or 0)
 
 
 def most(text: str) -> float | None:
   """The most that a change may cost."""
   m = _MOST.search(text)
-  return float(m[1] or m[2]) if m else None
+  return _amount(m) if m else None
 
 
 def least(text: str) -> float | None:
@@ -351,7 +363,7 @@ def least(text: str) -> float | None:
   for sentence in re.split(r"[.\n]", text):
     m = _LEAST.search(sentence)
     if m and not re.search(r"\b(?:costs?|spend|pay|price|bill)\b", sentence):
-      return float(m[1])
+      return _amount(m)
   return None
 
 

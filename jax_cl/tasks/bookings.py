@@ -270,7 +270,8 @@ def _bags(call: Call) -> Outcome:
   for a, t in asks[:1]:
     first = call.state.seen.first[t["reservation_id"]]
     had = first.get("total_baggages", 0)
-    total = _total_bags(a.clause, had) or _total_bags(a.sentence, had)
+    n = ledger.seats(t) if re.search(_EACH, a.sentence) else 1
+    total = _total_bags(a.clause, had, n) or _total_bags(a.sentence, had, n)
     if total is None or total <= had:
       continue
     free = ledger.free_bags(
@@ -284,17 +285,20 @@ def _bags(call: Call) -> Outcome:
     yield Wanted("update_reservation_baggages", values)
 
 
+_EACH = r"\b(?:each|every passenger|per (?:person|passenger)|apiece)\b"
+
+
 def _only_asks(sentence: str) -> bool:
   return bool(re.search(r"\bhow many\b|\bnumber of\b|\ballow(ed|ance)\b|\?$",
                         sentence)) and "add" not in sentence  # fmt: skip
 
 
-def _total_bags(text: str, had: int) -> int | None:
-  """ "Three bags instead of two", "one more bag"."""
+def _total_bags(text: str, had: int, each: int = 1) -> int | None:
+  """ "Three bags instead of two", "one more bag", "a bag for each"."""
   found = asked.bags(text)
   if found is None:
     return None
-  word, n = found
+  word, n = found[0], found[1] * each
   whole = (
     r"\b(?:in total|total|altogether|all in all|instead of|there will be|to \d)"
   )
@@ -329,22 +333,26 @@ _OWN = re.compile(  # the caller's seat is given away
 
 
 def _leaving(call: Call, a: asked.Ask, people) -> dict[str, Any] | None:
-  """The passenger whose seat or name changes: who is named, or the caller."""
-  text = a.sentence
-  own = call.state.seen.records
-  names = [r.get("name") for r in own.values()]
+  """The passenger whose seat or name changes: who is named, or the caller.
+
+  "Bob's wife" does not name Bob. Who leaves may be told beside the wish.
+  """
+  told = [asked.plain(s) for s in call.state.user_texts]
+  beside = "\n".join(told[max(0, a.at - 1) : a.at + 2])
+  names = [r.get("name") for r in call.state.seen.records.values()]
   me = [p for p in people if _only_name(p) in names]
-  whole = [p for p in people if f"{p['first_name']} {p['last_name']}".lower()
-           in text]  # fmt: skip
-  first = [p for p in people
-           if asked.says(text, p["first_name"])]  # fmt: skip
-  for some in (whole, first):
-    if others := [p for p in some if p not in me]:
-      return others[0]
-    if some:
-      return some[0]
-  if me and _OWN.search(text):
-    return me[0]
+  for text in (a.sentence, beside):
+    text = re.sub(r"\b[a-z]+'s (?=wife|husband|son|daughter|sister|brother"
+                  r"|friend|partner)", "", text)  # fmt: skip
+    first = [p for p in people if asked.says(text, p["first_name"])]
+    whole = [
+      p for p in first if asked.says(text, " ".join(_only_name(p).values()))
+    ]
+    for some in (whole, first):
+      for p in (*(p for p in some if p not in me), *some):
+        return p
+    if me and _OWN.search(text):
+      return me[0]
   return people[0] if len(people) == 1 else None
 
 
@@ -392,7 +400,9 @@ def _caller(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _corrected(call: Call, a: asked.Ask, aboard, old) -> dict[str, Any] | None:
   """The old passenger under another first or last name."""
-  if not re.search(r"\bname|spell|misspel|passport|correct", a.sentence):
+  if not re.search(
+    r"name|spell|misspel|passport|correct|should|mistake", a.sentence
+  ):
     return None
   for e in call.state.seen.of("person"):
     p = e.value

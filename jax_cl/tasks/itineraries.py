@@ -28,7 +28,10 @@ _OUT = re.compile(
   r"\b(?:out(?:going|bound)|way (?:out|there)|depart(?:ing|ure) (?:flight|trip)"
   r"|first (?:leg|part)|flight out)\b"
 )
-_KEPT = re.compile(r"\b(?:stay|stays|keep|kept|remain|unchanged|untouched)\b")
+_KEPT = re.compile(
+  r"\b(?:stay|stays|keep|kept|remain|unchanged|untouched|as planned|as is"
+  r"|as booked)\b"
+)
 
 
 def numbers(flights) -> list[dict[str, str]]:
@@ -135,7 +138,7 @@ def _concerned(text: str, moves: Sequence[asked.Ask], parts, k: int) -> bool:
   if not parts[1]:
     return k == 0
   said = "\n".join(
-    s for s in text.split("\n") if not (_KEPT.search(s) and _OUT.search(s))
+    c for c in re.split(r"[.;,]\s|\n", text) if not _KEPT.search(c)
   )
   said = re.sub(r"\bsame day as [^.,\n]*", "", said)
   back, out = _BACK.search(said), _OUT.search(said)

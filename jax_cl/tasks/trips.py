@@ -68,7 +68,8 @@ def meant(
 
 def _scopes(ask: asked.Ask, sentences: Sequence[str]) -> Iterator[str]:
   """What is said near to an ask, from its clause to the whole speech."""
-  yield ask.clause
+  if ask.kind != "people":  # who comes tells nothing of the trip
+    yield ask.clause
   yield ask.sentence
   low = [asked.plain(s) for s in sentences]
   yield "\n".join(low[max(0, ask.at - 1) : ask.at + 2])
@@ -84,16 +85,15 @@ def described(text: str, trips: Sequence[Trip]) -> list[Trip] | None:
     return [max(trips, key=lambda t: t.get("created_at", ""))]
   left, told = list(trips), bool(_ALL.search(text))
   if ways := asked.routes(text):
-    left, told = _on_ways(ways, left), True
+    left, told = _on_ways(text, ways, left), True
   for fits in _FITS:
     if fits is _of_place and ways:
       continue
-    test = fits(text)
-    if test is None:
-      continue
-    if some := [t for t in left if test(t)]:
-      told |= len(some) < len(trips)
-      left = some
+    for test in fits(text):
+      if some := [t for t in left if test(t)]:
+        told |= len(some) < len(trips)
+        left = some
+        break
   if not told:
     return None
   if _ALL.search(text):
@@ -101,18 +101,25 @@ def described(text: str, trips: Sequence[Trip]) -> list[Trip] | None:
   return left
 
 
-def _on_ways(ways, trips: Sequence[Trip]) -> list[Trip]:
-  """Trips between the ends; else round trips the other way; else legs."""
+def _on_ways(text: str, ways, trips: Sequence[Trip]) -> list[Trip]:
+  """Trips between the ends; else round trips the other way; else legs.
+
+  On the day that is named, where there is one on that day.
+  """
   ends = lambda t, w: t["origin"] in w[0] and t["destination"] in w[1]
   tests: tuple[Callable[[Trip, Any], bool], ...] = (
     ends,
     lambda t, w: t["flight_type"] == "round_trip" and ends(t, (w[1], w[0])),
     lambda t, w: any(ends(f, w) for f in t["flights"]),
   )
-  out = []
+  days = list(_of_day(text))
+  out: list[Trip] = []
   for way in ways:
-    for test in tests:
-      if found := [t for t in trips if test(t, way) and t not in out]:
+    on_day = lambda t: all(d(t) for d in days)
+    fits = [(test, also) for also in (on_day, bool) for test in tests]
+    for test, also in fits:
+      if found := [t for t in trips
+                   if test(t, way) and also(t) and t not in out]:  # fmt: skip
         out += found
         break
   return out
@@ -124,83 +131,79 @@ def _apart(text: str, trips: Sequence[Trip]) -> bool:
   return len(ways) > 1 and len(trips) <= len(ways)
 
 
-Test = Callable[[Trip], bool]
+Test = Callable[[Trip], bool]  # parts of a description, as tests in turn
 
 
-def _of_day(text: str) -> Test | None:
-  named = set(asked.days(text))
-  if not named:
-    return None
-  return lambda t: any(f["date"] in named for f in t["flights"])
+def _of_day(text: str) -> Iterator[Test]:
+  if named := set(asked.days(text)):
+    yield lambda t: any(f["date"] in named for f in t["flights"])
 
 
-def _of_flight(text: str) -> Test | None:
+def _of_flight(text: str) -> Iterator[Test]:
   named = set(re.findall(r"\bhat\d{3}\b", text))
-  if not named:
-    return None
-  return lambda t: any(
-    f["flight_number"].lower() in named for f in t["flights"]
-  )
+  yield lambda t: any(f["flight_number"].lower() in named for f in t["flights"])
 
 
-def _of_people(text: str) -> Test | None:
-  """How many fly, who does, and that the caller does not."""
+def _of_caller(text: str) -> Iterator[Test]:
+  """The caller does not fly."""
   if re.search(
     r"\bother people\b|\bwithout me\b"
     r"|n't (?:\w+ )?(?:travel|fly|go)\w* (?:on\b|myself)",
     text,
   ):
-    return lambda t: t["user_id"].split("_")[0] not in _first_names(t)
+    yield lambda t: t["user_id"].split("_")[0] not in _first_names(t)
+
+
+def _of_number(text: str) -> Iterator[Test]:
+  """How many fly."""
   if re.search(r"\bmore than one (?:passenger|person)", text):
-    return lambda t: ledger.seats(t) > 1
-  m = re.search(r"\b(\d|one|two|three|four|five) (?:passengers?|people|of us)",
-                text)  # fmt: skip
-  if m:
+    yield lambda t: ledger.seats(t) > 1
+  elif m := re.search(
+    r"\b(\d|one|two|three|four|five) (?:passengers?|people|of us)", text
+  ):
     n = asked.number(m[1])
-    return lambda t: ledger.seats(t) == n
+    yield lambda t: ledger.seats(t) == n
+
+
+def _of_people(text: str) -> Iterator[Test]:
+  """Who flies beside the caller."""
   words = set(re.findall(r"[a-z]+", text))
-
-  def named(t: Trip) -> bool:
-    others = _first_names(t) - {t["user_id"].split("_")[0]}
-    return bool(words & others)
-
-  return named
+  yield lambda t: bool(words & (_first_names(t) - {t["user_id"].split("_")[0]}))
 
 
 def _first_names(t: Trip) -> set[str]:
   return {p["first_name"].lower() for p in t["passengers"]}
 
 
-def _of_booking(text: str) -> Test | None:
+def _of_booking(text: str) -> Iterator[Test]:
   """When it was bought."""
   made = r"\b(?:book|bought|buy|made|purchas|reserv|order)\w*\b[^.;\n]*"
-  if re.search(made + r"\b(?:yesterday|last night|24 hours|today|a day)\b",
-               text):  # fmt: skip
-    return lambda t: t.get("created_at", "") >= DAY_AGO
-  return None
+  ago = r"\b(?:yesterday|last night|24 hours|today|a day)\b"
+  if re.search(made + ago, text):
+    yield lambda t: t.get("created_at", "") >= DAY_AGO
 
 
-def _of_kind(text: str) -> Test | None:
-  """Its cabin, and whether it goes there and back."""
+def _of_kind(text: str) -> Iterator[Test]:
+  """Its cabin, or whether it goes there and back."""
   thing = r" (?:class )?(?:flights?|trips?|reserv\w+|bookings?|tickets?)\b"
-  cabin = re.search(rf"({asked.CABIN}){thing}", text)
-  way = re.search(r"\b(round|one)[- ](?:trip|way)\b", text)
-  if cabin:
-    named = cabin[1].replace(" ", "_")
-    return lambda t: t["cabin"] == named
-  if way:
-    return lambda t: t["flight_type"].startswith(way[1])
-  return None
+  if m := re.search(rf"({asked.CABIN}){thing}", text):
+    cabin = m[1].replace(" ", "_")
+    yield lambda t: t["cabin"] == cabin
+  elif m := re.search(r"\b(round|one)[- ](?:trip|way)\b", text):
+    kind = m[1]
+    yield lambda t: t["flight_type"].startswith(kind)
 
 
-def _of_place(text: str) -> Test | None:
-  """The one place that is named is where it goes, or where it stops."""
+def _of_place(text: str) -> Iterator[Test]:
+  """The one place that is named is where it goes, or where it begins."""
   to = re.findall(r"\b(?:to|in|for|visit\w*|reach) ([a-z]+(?: [a-z]+)?)", text)
   ends = {c for x in to for c in asked.places(x)}
-  named = ends or set(asked.places(text))
-  if not named:
-    return None
-  return lambda t: t["destination"] in named
+  if named := ends or set(asked.places(text)):
+    yield lambda t: t["destination"] in named
+    yield lambda t: t["origin"] in named
 
 
-_FITS = (_of_day, _of_flight, _of_people, _of_booking, _of_kind, _of_place)
+_FITS = (
+  _of_day, _of_flight, _of_caller, _of_number, _of_people, _of_booking,
+  _of_kind, _of_place,
+)  # fmt: skip
