@@ -16,8 +16,8 @@ domain once in each place), or orders by name: "a,b,c;c,a,b".
 `--baselines`: other curricula of the same config run beside the methods, by
 plain sequential training: "joint" gives intransigence, "independent" gives
 transfer_vs_independent and forward_transfer_auc.
-`--workers` processes run at a time, each with all runs of one method, since
-these share what is compiled.
+`--workers` processes run at a time, each with all seeds of a method and order,
+since these share what is compiled.
 `--repeat_aa` runs the first method once more with other seeds: how far apart
 two equal methods come out is the noise of every other difference.
 """
@@ -31,8 +31,11 @@ import itertools
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
+import os
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -80,7 +83,7 @@ def compare(
   """Runs the grid and returns what `compare.json` holds (`summary`).
 
   `run` stands for `train.run`. Seeds are outermost in the grid, so that an
-  interrupted one is balanced; with `workers`, each process takes a method.
+  interrupted one is balanced; with `workers`, a process takes all of them.
   """
   check_methods(methods, variants(config))
   workdir = pathlib.Path(workdir)
@@ -130,25 +133,44 @@ def _runs(
 
 
 def _parallel(config, cells, workdir, baselines, run, workers: int):
-  """`_runs` of each method in a process of its own, `workers` at a time."""
-  by_method: dict[str, list[Cell]] = {}
+  """`_runs` of each method and order in turn, `workers` processes at a time.
+
+  The seeds of one method and order share what is compiled.
+  """
+  alike: dict[tuple[str, Order], list[Cell]] = {}
   for cell in cells:
-    by_method.setdefault(cell.method, []).append(cell)
+    alike.setdefault((cell.method, cell.order), []).append(cell)
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.use_progress_bar = False  # bars of two processes would mix
-  pool = concurrent.futures.ProcessPoolExecutor(
-    workers,
-    multiprocessing.get_context("spawn"),
-    initializer=share_compiles,
-    initargs=(workdir / "compiled",),
-  )
-  with pool:
+  with processes(workers, workdir / "compiled") as pool:
     jobs = [
       pool.submit(_runs, config, some, workdir, baselines, run)
-      for some in by_method.values()
+      for some in alike.values()
     ]
     return [failure for job in jobs for failure in job.result()]
+
+
+def processes(workers: int, compiled: pathlib.Path):
+  """A pool whose processes share compiled programs and end with this one."""
+  return concurrent.futures.ProcessPoolExecutor(
+    workers,
+    multiprocessing.get_context("spawn"),
+    initializer=_begin,
+    initargs=(compiled,),
+  )
+
+
+def _begin(compiled: pathlib.Path) -> None:
+  share_compiles(compiled)
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def watch():  # a killed parent tells nobody, and its workers would run on
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 # -------------------------------------------------------------------- the grid
