@@ -278,7 +278,7 @@ def _act_on_gold(spec: TaskSpec, state: actions.State, reads: bool) -> Plan:
       if not _known(state, a):
         continue  # it is no product
     known = {k: v for k, v in actions.CONSTANTS.items() if k in a.arguments}
-    yield a.name, {**_in_order(state, a.arguments), **known}
+    yield a.name, {**_in_order(state, a.name, a.arguments), **known}
     if a.name == "transfer_to_human_agents":
       yield _say("transfer")
 
@@ -301,17 +301,26 @@ def _by_order(state: actions.State, gold_: Sequence[Any]) -> list[Any]:
   return sorted(gold_, key=rank)
 
 
-def _in_order(state: actions.State, arguments: Mapping[str, Any]) -> dict:
-  """Lists of items in the order in which they were seen, pairs kept.
+def _in_order(
+  state: actions.State, tool: str, arguments: Mapping[str, Any]
+) -> dict:
+  """Lists of items in the order of speaking, else of seeing, pairs kept.
 
   tau2 sorts these lists, so that order carries no reward; one order for all
-  demonstrations makes the next pick a function of what was picked.
+  demonstrations makes the next pick a function of what was picked. But for
+  pending orders, where tau2 adds up price differences without rounding: there
+  the gold's own order stays.
   """
   out = dict(arguments)
   items = arguments.get("item_ids")
-  if not isinstance(items, list):
+  if not isinstance(items, list) or tool.startswith("modify"):
     return out
-  place = list(state.seen.by_type.get("item", {}))
+  wishes = [
+    w for w in reading.open_wishes(state)
+    if (w.act, w.order.value) == (tool, arguments.get("order_id"))
+  ]  # fmt: skip
+  place = [e.key for w in wishes for e in w.items]
+  place += list(state.seen.by_type.get("item", {}))
 
   def rank(item) -> int:
     key = actions.entities.key_of(item)
