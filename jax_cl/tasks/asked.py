@@ -35,7 +35,7 @@ _DAY = (
 _PERSON = r"(?:passengers?|travell?ers?|persons?|companions?|people)"
 _KIN = (
   r"(?:wife|husband|spouse|partner|daughter|son|child|kid|baby|infant|mother"
-  r"|father|mom|dad|brother|sister|cousin|friend|girlfriend|boyfriend|colleague"
+  r"|father|mom|dad|parents?|nephew|niece|aunt|uncle|grand\w+|brother|sister|cousin|friend|girlfriend|boyfriend|colleague"
   r"|roommate)"
 )
 _CHANGE = (
@@ -98,7 +98,7 @@ KINDS: dict[str, str] = {
   "people": (
     r"\b(?:\w*name|spell\w*|misspell\w*|misspelt|passport)\b"
     r"|\b(?:chang|replac|swap|switch|substitut)\w*\b[^.;]*"
-    rf"\b(?:{_PERSON}|myself|me)\b"
+    rf"\b(?:{_PERSON}|myself|to me)\b"
     r"|\b(?:replac|substitut|swap)\w*\b[^.;]*\b(?:with|by|for)\b"
     rf"|\b{_PERSON}\b[^.;]*\bshould\b|\btak\w+ over\b"
     r"|\bin (?:\w+|\w+'s) (?:place|stead)\b|\bin place of\b"
@@ -109,7 +109,7 @@ KINDS: dict[str, str] = {
     r"|\b(?:ticket|seat|flight)\b[^.;]*\bto [a-z]+ [a-z]+$"
   ),
   "count": (
-    rf"\b(?:remov\w+|delet\w+|add(?:ing)?)\b[^.;]*\b(?:{_PERSON}|{_KIN})\b"
+    rf"\b(?:remov\w+|delet\w+|add(?:ing)?|includ\w+)\b[^.;]*\b(?:{_PERSON}|{_KIN})\b"
     r"|\btake [a-z]+(?: [a-z]+)? off\b|\b(?:one|a) (?:more|fewer) passenger"
   ),
   "insure": (
@@ -192,10 +192,28 @@ def _asks(n: int, sentence: str) -> Iterator[Ask]:
     condition, rest = found.groups()
     wished = re.search(r"\b(?:get|back|refund)\b[^,]*\$?\d", condition)
     fallback = bool(_FAILS.search(condition)) and not wished
-  for clause in _CLAUSE.split(rest):
+  for clause in _clauses(rest):
     said = re.split(r"\b(?:if|unless)\b", clause)[0]
     for kind in kinds(said):
       yield Ask(kind, clause, sentence, n, fallback)
+
+
+def _clauses(text: str) -> list[str]:
+  """Clauses; what goes on with a list of things stays with its verb."""
+  out: list[str] = []
+  for part in _CLAUSE.split(text):
+    if out and _LIST.match(part) and not kinds(part):
+      out[-1] += f" and {part}"
+    else:
+      out.append(part)
+  return out
+
+
+_LIST = re.compile(
+  r"(?:and |also |plus |as well as )*(?:(?:the|my|reservation|booking|trip"
+  r"|one)\b"
+  r"(?!.*\b(?:keep|stay|leave|not)\b)|(?=[a-z]*\d)[a-z0-9]{6}\b)"
+)
 
 
 def kinds(clause: str) -> list[str]:
@@ -303,7 +321,12 @@ def _names() -> dict[str, list[str]]:
   for code, cities in entities.CITIES.items():
     for name in (code.lower(), *cities):
       out.setdefault(name, []).append(code)
+  for name, code in _SHORT.items():
+    out.setdefault(name, []).append(code)
   return out
+
+
+_SHORT = {"la": "LAX", "sf": "SFO", "philly": "PHL", "ny": "JFK"}
 
 
 PLACES = _names()
@@ -337,34 +360,46 @@ def places(text: str) -> list[str]:
   return list(dict.fromkeys(c for x in found for c in PLACES[x]))
 
 
-_SUM = r"(?:\$ ?([\d,]+)|([\d,]+) (?:dollars|usd|bucks))"
-_MOST = re.compile(
+_SUM = r"(?:at most )?(?:\$ ?([\d,]+)|([\d,]+) (?:dollars|usd|bucks))"
+_MORE = re.compile(
+  rf"\b(?:(?<!no )(?<!not )more than|at least|over|above|exceed\w*) {_SUM}"
+)
+_LESS = re.compile(
   r"\b(?:up to|less than|under|at most|below|not exceed\w*|maximum of|max"
   r"|budget (?:of|is)|limit\b[^.;]{0,12}?(?:of|is)|(?:no|not) more than"
-  rf"|afford|within) (?:at most )?{_SUM}"
+  rf"|afford|within) {_SUM}"
   r"|\$ ?([\d,]+) (?:at most|or less|budget|limit|tops|maximum)"
 )
-_LEAST = re.compile(rf"\b(?:(?<!no )(?<!not )more than|at least|over) {_SUM}")
+_PAY = re.compile(r"\b(?:costs?|spend|pay|price|bill|fees?|budget|charge)\b")
+_NO = re.compile(r"\b(?:don't|do not|leave|forget|stay|keep|never mind|not)\b")
+
+
+def limits(text: str) -> tuple[float | None, float | None]:
+  """The most that a change may cost, the least that it must bring back.
+
+  "If it is more than $50, leave it" sets the most, "if it is less than $50,
+  leave it" the least; what shall then be done turns them round.
+  """
+  most = least = None
+  for sentence in re.split(r"\.\s|\n", text):
+    condition = _IF.match(sentence) or re.search(r"\bif\b(.*?),(.*)", sentence)
+    turned = bool(condition and _NO.search(condition[2]))
+    if m := _LESS.search(sentence):
+      if turned and not _PAY.search(sentence):
+        least = _amount(m)
+      else:
+        most = most or _amount(m)
+    elif m := _MORE.search(sentence):
+      if turned or _PAY.search(sentence):
+        most = most or _amount(m)
+      else:
+        least = _amount(m)
+  return most, least
 
 
 def _amount(m: re.Match[str]) -> float:
   digits = next(g for g in m.groups() if g).replace(",", "")
   return float(digits or 0)
-
-
-def most(text: str) -> float | None:
-  """The most that a change may cost."""
-  m = _MOST.search(text)
-  return _amount(m) if m else None
-
-
-def least(text: str) -> float | None:
-  """The least that a change must bring back."""
-  for sentence in re.split(r"[.\n]", text):
-    m = _LEAST.search(sentence)
-    if m and not re.search(r"\b(?:costs?|spend|pay|price|bill)\b", sentence):
-      return _amount(m)
-  return None
 
 
 def joined(sentences: Iterable[str]) -> str:

@@ -20,7 +20,8 @@ from jax_cl.tasks.trips import DAY_AGO, NOW, Trip, described, flown, meant
 _COVERED = re.compile(
   r"\b(sick\w*|ill|illness|unwell|flu|fever|covid|pneumonia|injur\w+"
   r"|broke (?:my|his|her)|surgery|health|medical|doctor\w*|hospital\w*"
-  r"|weather|storms?\w*|hurricane|blizzard|snow\w*|flood\w*|tornado)\b"
+  r"|diagnos\w*|disease|heart|feel\w* (?:\w+ )?well|weather|storms?\w*"
+  r"|hurricane|blizzard|snow\w*|flood\w*|tornado)\b"
 )
 
 
@@ -213,7 +214,7 @@ def _complained(call: Call) -> list[Trip]:
   events = [
     asked.Ask("gesture", s, s, n, False)
     for n, s in enumerate(map(asked.plain, call.state.user_texts))
-    if re.search(r"\b(delay\w*|cancell?ed|cancell?ation)\b", s)
+    if re.search(r"\b(delay\w*|late|cancell?ed|cancell?ation)\b", s)
   ]
   for a in (*events, *call.of("gesture")):
     if found := meant(a, call.state.user_texts, call.trips, past=True):
@@ -473,7 +474,7 @@ def _change(call: Call, t: Trip, cabin: str, moves) -> Outcome:
 
 def _affordable(call: Call, t: Trip, w: Wanted) -> Wanted | None:
   """The call, with the look-ups its price needs, if that is within limits."""
-  most, least = asked.most(call.text), asked.least(call.text)
+  most, least = asked.limits(call.text)
   if most is None and least is None:
     return w
   cabin, fare = w.values["cabin"], 0.0
@@ -511,7 +512,7 @@ def _books(call: Call) -> Outcome:
 def _new_way(call: Call, a: asked.Ask) -> list[dict[str, str]]:
   """The ways to be flown, unless they are those of a reservation there is."""
   days = set(asked.days(a.sentence))
-  for x, y in asked.routes(a.sentence):
+  for x, y in asked.routes(a.clause) or asked.routes(a.sentence):
     for t in call.trips:
       if t["origin"] in x and t["destination"] in y:
         if days & {f["date"] for f in t["flights"]}:
@@ -552,7 +553,9 @@ def _journey(call: Call, a: asked.Ask) -> list[dict[str, str]]:
   near = "\n".join(
     asked.plain(s) for s in call.state.user_texts[a.at : a.at + 2]
   )
-  routes = asked.routes(a.sentence) or asked.routes(near)
+  routes = (
+    asked.routes(a.clause) or asked.routes(a.sentence) or asked.routes(near)
+  )
   days = [d for d in asked.days(call.text) if d >= NOW[:10]]
   if not routes or not days:
     return []

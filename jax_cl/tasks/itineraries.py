@@ -28,6 +28,7 @@ _OUT = re.compile(
   r"\b(?:out(?:going|bound)|way (?:out|there)|depart(?:ing|ure) (?:flight|trip)"
   r"|first (?:leg|part)|flight out)\b"
 )
+_BOTH = re.compile(r"\bboth (?:legs|ways|directions|flights|dates)\b")
 _KEPT = re.compile(
   r"\b(?:stay|stays|keep|kept|remain|unchanged|untouched|as planned|as is"
   r"|as booked)\b"
@@ -141,7 +142,16 @@ def _concerned(text: str, moves: Sequence[asked.Ask], parts, k: int) -> bool:
     c for c in re.split(r"[.;,]\s|\n", text) if not _KEPT.search(c)
   )
   said = re.sub(r"\bsame day as [^.,\n]*", "", said)
-  back, out = _BACK.search(said), _OUT.search(said)
+  if _BOTH.search(said):
+    return True
+  there = (parts[0][0]["origin"], parts[0][-1]["destination"])
+  out = _OUT.search(said) or any(
+    there[0] in a and there[1] in b
+    for ask in moves
+    if not _BACK.search(ask.clause)
+    for a, b in asked.routes(ask.clause)
+  )
+  back = _BACK.search(said)
   if not back and not out:
     days = set(asked.days("\n".join(a.sentence for a in moves)))
     of = [bool(days & {f["date"] for f in part}) for part in parts]

@@ -52,6 +52,8 @@ def meant(
     found = described(scope, trips)
     if found is None:
       continue
+    if scope in (ask.clause, ask.sentence) and _ids(scope, found):
+      return found
     open_ = [t for t in found if past or not over(t)] or found
     if len(open_) > 1 and not _MANY.search(scope) and not _apart(scope, open_):
       open_ = [t for t in open_ if not flown(t)] if not past else open_
@@ -78,7 +80,7 @@ def _scopes(ask: asked.Ask, sentences: Sequence[str]) -> Iterator[str]:
 
 def described(text: str, trips: Sequence[Trip]) -> list[Trip] | None:
   """Trips that fit a description; None where nothing describes one."""
-  if by_id := [t for t in trips if t["reservation_id"].lower() in text]:
+  if by_id := _ids(text, trips):
     return by_id
   if re.search(r"\b(?:most recent|last|latest|recent) (?:reserv|flight|trip"
                r"|book)", text):  # fmt: skip
@@ -99,6 +101,10 @@ def described(text: str, trips: Sequence[Trip]) -> list[Trip] | None:
   if _ALL.search(text):
     left = [t for t in left if not flown(t)] or left
   return left
+
+
+def _ids(text: str, trips: Sequence[Trip]) -> list[Trip]:
+  return [t for t in trips if t["reservation_id"].lower() in text]
 
 
 def _on_ways(text: str, ways, trips: Sequence[Trip]) -> list[Trip]:

@@ -91,6 +91,23 @@ def test_numbers_days_and_limits():
   ]
   assert asked.births("born on may 4, 1990") == ["1990-05-04"]
   assert asked.births("5/4/1990 and 1991-12-01") == ["1991-12-01", "1990-05-04"]
-  assert asked.most("i can spend at most $400.") == 400
-  assert asked.least("if it is more than $50, do it.") == 50
-  assert asked.most("if it is more than $50, do it.") is None
+
+
+@pytest.mark.parametrize(
+  "said, most, least",
+  [
+    ("i can spend at most $1,400.", 1400, None),
+    ("only if that's under 90 dollars", 90, None),
+    ("if it costs more than $50, leave it.", 50, None),
+    ("if it is above $50, leave it.", 50, None),
+    ("if it is more than $50, do it.", None, 50),
+    ("if i get less than $50 back, don't do it.", None, 50),
+  ],
+)
+def test_limits_of_what_a_change_may_cost_or_bring(said, most, least):
+  assert asked.limits(said) == (most, least)
+
+
+def test_a_list_stays_with_its_verb():
+  (ask,) = asked.asks(["Cancel ABC123, DEF456 and GHI789, and keep JKL012."])
+  assert "ghi789" in ask.clause and "jkl012" not in ask.clause
