@@ -305,7 +305,8 @@ def _spoken(
 
 
 def _without_others(low: str) -> str:
-  """Without what is not wanted: "instead of Apple", "rather than red"."""
+  """Without what is not wanted: "instead of Apple", "too small"."""
+  low = re.sub(r"\btoo \w+|\bnot \w+ enough", " ", low)
   return re.sub(
     r"\b(?:instead of|rather than|and not|not the|(?<!if )(?<!is )not"
     r"(?= (?:a |the )?\w+(?:$|,)))(?: the| a| an)? [^,.;]*?"
