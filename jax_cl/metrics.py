@@ -35,11 +35,16 @@ R's row k + 1 comes from the "eval" rows of stage k with that split's largest
 `failure` is set (user or environment broke) is counted and left out, never 0.
 
 `results.json` is what this module makes of the two (`results`).
+
+`episodes.jsonl.gz` may stand for `episodes.jsonl`. Rows that follow each other
+and have much in common may be one line there, {"same": {key: value}, "each":
+{key: [a value a row]}}, which takes a tenth of the place and the time.
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import math
 import pathlib
@@ -230,6 +235,34 @@ def pass_hat_k(passed: Sequence[int], trials: Sequence[int], k: int) -> float:
   )
 
 
+def pass_estimates(
+  rows: Iterable[Row], ks: Sequence[int] = (1, 2, 3, 4), n: int = 2000
+) -> dict[int, Estimate]:
+  """pass^k of one domain's episodes, with 95% intervals over its tasks.
+
+  A k for which a task was not tried often enough is left out. Every k is of the
+  same draws of tasks.
+  """
+  passed: dict[str, list[bool]] = {}
+  for r in rows:
+    if not r.get("failure"):
+      passed.setdefault(r["task_id"], []).append(bool(r["pass"]))
+  tasks = list(passed.values())
+  if not tasks:
+    return {}
+  draws = np.random.default_rng(0).multinomial(
+    len(tasks), [1 / len(tasks)] * len(tasks), size=n
+  )
+  out = {}
+  for k in ks:
+    if k <= min(map(len, tasks)):
+      each = [pass_hat_k([sum(t)], [len(t)], k) for t in tasks]
+      low, high = np.percentile(draws @ each / len(tasks), [2.5, 97.5])
+      mean = float(np.mean(each))
+      out[k] = Estimate(mean, float(low), float(high), math.nan, 1)
+  return out
+
+
 # ----------------------------------------------------------------- tool calls
 
 
@@ -282,19 +315,32 @@ def _same_call(call, gold) -> bool:
 
 
 def read_rows(path: str | pathlib.Path) -> list[dict[str, Any]]:
-  """Rows of a `.jsonl`; a last line cut short by a kill is left out."""
-  lines = pathlib.Path(path).read_text().split("\n")
+  """Rows of a `.jsonl` or a packed `.jsonl.gz`; a last line cut short by a kill
+  is left out."""
+  data = pathlib.Path(path).read_bytes()
+  if str(path).endswith(".gz"):
+    data = gzip.decompress(data)
+  lines = data.decode().split("\n")
   rows = []
   for n, line in enumerate(lines):
     if not line:
       continue
     try:
-      rows.append(json.loads(line))
+      rows += _unpacked(json.loads(line))
     except json.JSONDecodeError as e:
       if n == len(lines) - 1:
         break
       raise ValueError(f"{path}, line {n + 1}: not JSON ({e})") from e
   return rows
+
+
+def _unpacked(line: dict[str, Any]) -> list[dict[str, Any]]:
+  """The rows that a line stands for."""
+  if line.keys() != {"same", "each"}:
+    return [line]
+  same, each = line["same"], line["each"]
+  values = zip(*each.values(), strict=True)
+  return [{**same, **dict(zip(each, v))} for v in values]
 
 
 def score(rows: Iterable[Row]) -> dict[str, Any]:
@@ -369,7 +415,11 @@ def panel(
   keep: Callable[[Row], bool] = lambda r: True,
 ) -> Panel:
   """Task means of `value` over the trials of the rows that `keep` lets by."""
-  cells = final_rows(rows, split)
+  return _panel(final_rows(rows, split), run, value, keep)
+
+
+def _panel(cells, run: Run, value, keep) -> Panel:
+  """`panel` of `final_rows`."""
   tasks, scores = [], []
   for domain in run["domains"]:
     seen: dict[str, dict[int, list[float]]] = {}
@@ -389,11 +439,26 @@ def panel(
   )
 
 
+def panels(rows: Iterable[Row], run: Run, split: str) -> tuple[Panel, Panel]:
+  """(of all tasks, of those that require a write); one panel if all do."""
+  cells = final_rows(rows, split)
+  value = lambda r: float(r["reward"])
+  writes = lambda r: r.get("requires_write", True)
+  every = _panel(cells, run, value, lambda r: True)
+  if all(writes(r) for some in cells.values() for r in some):
+    return every, every
+  return every, _panel(cells, run, value, writes)
+
+
 def pass_matrix(
   rows: Iterable[Row], run: Run, k: int, split: str = "test"
 ) -> Float[np.ndarray, "rows N"]:
   """R^(k): `pass_hat_k` of every domain after every stage."""
-  cells = final_rows(rows, split)
+  return _pass_matrix(final_rows(rows, split), run, k)
+
+
+def _pass_matrix(cells, run: Run, k: int) -> Float[np.ndarray, "rows N"]:
+  """`pass_matrix` of `final_rows`."""
   out = np.full((len(run["stages"]) + 1, len(run["domains"])), np.nan)
   for j, domain in enumerate(run["domains"]):
     for i in range(len(out)):
@@ -539,10 +604,10 @@ def _resampled(
 @functools.lru_cache(maxsize=4)  # the methods of a comparison share their tasks
 def _task_weights(
   ids: tuple[tuple[str, tuple[str, ...]], ...], n: int, seed: int
-) -> dict[str, dict[str, np.ndarray]]:
-  """domain -> task id -> float[1 + n]: how often a replicate holds the task.
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+  """domain -> (tasks, float[1 + n, tasks]: how often a replicate holds each).
 
-  Entry 0 is the sample itself.
+  Row 0 is the sample itself.
   """
   rng = np.random.default_rng([seed, 0])
   out = {}
@@ -551,7 +616,7 @@ def _task_weights(
     if tasks:
       p = np.full(len(tasks), 1 / len(tasks))
       counts[1:] = rng.multinomial(len(tasks), p, size=n)
-    out[domain] = dict(zip(tasks, counts.T, strict=True))
+    out[domain] = tasks, counts
   return out
 
 
@@ -562,7 +627,9 @@ def _tables(p: Panel, weights) -> np.ndarray:
     if not tasks:
       columns.append(np.full((1, len(table)), np.nan))
       continue
-    w = np.stack([weights[domain][t] for t in tasks], axis=-1)
+    drawn, w = weights[domain]
+    if tasks != drawn:
+      w = np.ascontiguousarray(w[:, [drawn.index(t) for t in tasks]])
     known = np.isfinite(table).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
       columns.append((w @ np.nan_to_num(table).T) / (w @ known.T))
@@ -619,20 +686,20 @@ def _split_results(rows, run, split, cells, resamples) -> dict[str, Any]:
     [score(cells.get((i, d), ())) for d in domains] for i in range(-1, T)
   ]
   matrix_of = lambda key: [[s[key] for s in row] for row in scores]
-  out = _summary(panel(rows, run, split), resamples)
+  every, writes = panels(rows, run, split)
+  whole = _summary(every, resamples)
+  part = whole if writes is every else _summary(writes, resamples)
+  out = whole.copy()
   out["matrix"] = matrix_of("reward")
   for key in ("se", "pass", "tool_accuracy", "argument_accuracy"):
     out[key] = matrix_of(key)
   out["pass_hat_k"] = {
-    str(k): jsonable(pass_matrix(rows, run, k, split))
+    str(k): jsonable(_pass_matrix(cells, run, k))
     for k in (1, 2, 4, 8, 16)
     if k <= max((r["trial"] + 1 for v in cells.values() for r in v), default=0)
   }
-  writes = panel(rows, run, split, keep=lambda r: r.get("requires_write", True))
-  out["write_only"] = _summary(writes, resamples)
-  out["write_only"]["tasks"] = dict(
-    zip(domains, map(len, writes.tasks), strict=True)
-  )
+  sizes = dict(zip(domains, map(len, writes.tasks), strict=True))
+  out["write_only"] = {**part, "tasks": sizes}
   out["curves"] = curves(rows, run, split)
   for key in ("tasks", "episodes"):
     out[key] = {d: scores[-1][j][key] for j, d in enumerate(domains)}
@@ -659,11 +726,16 @@ def _summary(p: Panel, resamples: int) -> dict[str, Any]:
 def load(workdir: str | pathlib.Path) -> tuple[list[dict], dict[str, Any]]:
   """(rows of `episodes.jsonl`, `run.json`) of a run's folder."""
   workdir = pathlib.Path(workdir)
-  for name in ("run.json", "episodes.jsonl"):
-    if not (workdir / name).is_file():
-      raise ValueError(f"{workdir} holds no {name}: it is not a run's workdir")
+  log = workdir / "episodes.jsonl"
+  if not log.is_file() and (packed := log.with_suffix(".jsonl.gz")).is_file():
+    log = packed
+  for file in (workdir / "run.json", log):
+    if not file.is_file():
+      raise ValueError(
+        f"{workdir} holds no {file.name}: it is not a run's workdir"
+      )
   run = json.loads((workdir / "run.json").read_text())
-  return read_rows(workdir / "episodes.jsonl"), run
+  return read_rows(log), run
 
 
 def recompute(

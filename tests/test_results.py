@@ -60,3 +60,23 @@ def test_a_comparison_is_computed_again_from_its_runs(tmp_path):
   for table in (tables.methods(found), tables.differences(found)):
     assert markdown.render([table]).strip() in text
   assert "```\nC\n```" in text
+
+
+def test_packed_rows_come_back_as_they_were(tmp_path):
+  fake(tmp_path / "run", "", "replay", 0)
+  rows, _ = metrics.load(tmp_path / "run")
+  packed = results.pack(rows)
+  (tmp_path / "rows.jsonl.gz").write_bytes(packed)
+  assert metrics.read_rows(tmp_path / "rows.jsonl.gz") == rows
+  plain = (tmp_path / "run" / results.RAW).read_bytes()
+  assert len(packed) < len(plain) / 10
+
+
+def test_the_test_rows_alone_give_the_same_figures_of_test(tmp_path):
+  fake(tmp_path / "runs" / "quick", "", "replay", 0)
+  kept = results.keep(tmp_path / "runs" / "quick", tmp_path, test_alone=True)
+  rows, _ = metrics.load(kept)
+  assert {r["split"] for r in rows} == {"test"}
+  found = metrics.recompute(kept)
+  whole = metrics.recompute(tmp_path / "runs" / "quick")
+  assert found["test"] == whole["test"] and "val" not in found

@@ -4,9 +4,11 @@
   python tools/results.py                         # redraw: `make results`
 
 `keep` copies what cannot be computed again: config.json, run.json and
-episodes.jsonl (compressed) of a run, or of every run of a comparison, whose
-command goes to grid.json. The name in `results/` is the folder's. A `note.md`
-written there by hand is printed before the tables.
+episodes.jsonl (packed, see `metrics`) of a run, or of every run of a
+comparison, whose command goes to grid.json. With `--test` only evaluations on
+test are kept, which is all that the tables of a comparison read. The name in
+`results/` is the folder's. A `note.md` written there by hand is printed before
+the tables.
 
 Redrawing computes every number and picture anew and replaces what stands
 between the two marks of README.md.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import pathlib
 import shutil
@@ -30,7 +33,9 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RAW = "episodes.jsonl"
 
 
-def keep(workdir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
+def keep(
+  workdir: pathlib.Path, results: pathlib.Path, test_alone: bool = False
+) -> pathlib.Path:
   """Copies the raw logs of a run or a comparison below `results`."""
   folder = results / workdir.resolve().name
   runs = sorted(p.parent for p in workdir.rglob("run.json"))
@@ -41,9 +46,10 @@ def keep(workdir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     to.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "run.json"):
       shutil.copyfile(run / name, to / name)
-    # No time and no name inside, so that equal logs are equal files.
-    packed = gzip.compress((run / RAW).read_bytes(), mtime=0)
-    (to / f"{RAW}.gz").write_bytes(packed)
+    rows = metrics.read_rows(run / RAW)
+    if test_alone:
+      rows = [r for r in rows if r["split"] == "test"]
+    (to / f"{RAW}.gz").write_bytes(pack(rows))
   if (workdir / "compare.json").is_file():
     found = json.loads((workdir / "compare.json").read_text())
     ranked = [r for m in found["methods"].values() for r in m["runs"]]
@@ -56,6 +62,23 @@ def keep(workdir: pathlib.Path, results: pathlib.Path) -> pathlib.Path:
     }
     (folder / "grid.json").write_text(json.dumps(grid, indent=1) + "\n")
   return folder
+
+
+def pack(rows: Sequence[metrics.Row]) -> bytes:
+  """Rows as `metrics.read_rows` takes them: a line for rows that follow each
+  other and are of one evaluation."""
+  of = lambda r: (*(r[k] for k in ("phase", "stage", "step", "domain")), *r)
+  lines = []
+  for _, some in itertools.groupby(rows, of):
+    some = list(some)
+    columns = {k: [r[k] for r in some] for k in some[0]}
+    alike = {k for k, v in columns.items() if all(x == v[0] for x in v)}
+    same = {k: v[0] for k, v in columns.items() if k in alike}
+    each = {k: v for k, v in columns.items() if k not in alike}
+    line = {"same": same, "each": each} if each else some[0]
+    lines.append(json.dumps(line, separators=(",", ":")))
+  # No time and no name inside, so that equal logs are equal files.
+  return gzip.compress("".join(f"{x}\n" for x in lines).encode(), mtime=0)
 
 
 def redraw(results: pathlib.Path, readme: pathlib.Path) -> None:
@@ -72,10 +95,11 @@ def section(folder: pathlib.Path, pictures: bool = False) -> str:
   with tempfile.TemporaryDirectory() as scratch:
     work = pathlib.Path(scratch, folder.name)
     shutil.copytree(folder, work)
+    comparison = (folder / "grid.json").is_file()
     for packed in work.rglob(f"{RAW}.gz"):
-      packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-      metrics.recompute(packed.parent)
-    if (folder / "grid.json").is_file():
+      # Intervals of single runs stand in no table of a comparison.
+      metrics.recompute(packed.parent, resamples=1 if comparison else 1000)
+    if comparison:
       found, blocks = _comparison(work)
       draw = lambda: reports.write_comparison(found, work)
     else:
@@ -146,11 +170,13 @@ def _comparison(work: pathlib.Path):
 def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
   commands = parser.add_subparsers(dest="command")
-  commands.add_parser("keep").add_argument("workdir", type=pathlib.Path)
+  keep_ = commands.add_parser("keep")
+  keep_.add_argument("workdir", type=pathlib.Path)
+  keep_.add_argument("--test", action="store_true", help="test rows alone")
   args = parser.parse_args(argv)
   try:
     if args.command == "keep":
-      print(keep(args.workdir, ROOT / "results"))
+      print(keep(args.workdir, ROOT / "results", args.test))
     else:
       redraw(ROOT / "results", ROOT / "README.md")
   except ValueError as e:
