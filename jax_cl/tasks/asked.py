@@ -29,7 +29,7 @@ BAG = r"(?:bags?|suitcases?|luggage|baggages?)"
 CABIN = r"\b(?:basic economy|economy|business)\b"
 _DAY = (
   r"\bmay (\d{1,2})(?:st|nd|rd|th)?\b(?!,? \d{4})"
-  r"|\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?| of) may\b"
+  r"|\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?| of)? may\b(?! (?:be|cost|have|not))"
   r"|\b5/(\d{1,2})\b|\b2024-05-(\d\d)\b|\bthe (\d{1,2})(?:st|nd|rd|th)\b"
 )
 _PERSON = r"(?:passengers?|travell?ers?|persons?|companions?|people)"
@@ -54,15 +54,18 @@ KINDS: dict[str, str] = {
     r"|\b(?:call|break)ed off|\bget(?:ting)? rid of (?:\w+ ){0,2}"
     r"(?:trips?|flights?|tickets?|reserv\w*|bookings?|it|them|this|that|both"
     r"|all|[a-z0-9]{6})\b|\bscrap\b|\bundo\b"
-    r"|\bdrop(?:ping)? (?:my|the|this|all|both)\b|\bback out of\b"
+    r"|\bdrop(?:ping)? (?:my|the|this|all|both)"
+    r" (?:\w+ )?(?:trip|flight|ticket|reserv|booking)\w*|\bback out of\b"
     r"|\bgive up (?:my|the) (?:trip|flight|ticket|reserv)"
     r"|\b(?:refund|void|withdraw from|pull out of|get out of|give back)"
     r" (?:my|the|this|that|our|both|all|reservation|booking|tickets?)\b"
     r"(?! (?:difference|rest|fee|fare difference))|\bmoney back for\b"
     r"|\b(?:won't|will not|not going to) (?:be )?"
-    r"(?:us\w+|need\w*|tak\w+|able to (?:fly|travel|go|make))"
+    r"(?:us\w+|need\w*|tak\w+|able to (?:fly|travel|go|make|board))"
     r"|\bno longer (?:need|want|able|going|plan|fly|travel)\w*"
-    r"|\bcan(?:'t|not) (?:make|take|go on) (?:it|my|the|this|that)\b"
+    r"|\b(?:i|we) can(?:'t|not) (?:make|take|go on) (?:it|my|the|this|that)\b"
+    r"|\bgive\b[^.;]*\b(?:seats?|tickets?|trip|flights?)\b[^.;]*\bback\b"
+    r"|\brefund of (?:my|the|that|this) (?:trip|flight|ticket|reserv|booking)"
     r"|\b(?:be|have|get|want|like|wish|need)\b[^.;]*(?<!was )(?<!were )"
     r"(?<!been )(?<!got )(?<!the )(?<!my )(?<!a )\bcancell?ed\b"
   ),
@@ -70,9 +73,10 @@ KINDS: dict[str, str] = {
     r"\b(?:up|down)grad\w*"
     r"|\b(?:chang|switch|mov|turn|convert|modif|bump|mak|put)\w*\b"
     rf"[^.;]*{CABIN}"
-    r"|\b(?:go|get|sit|fly|be|travel|seats?|stay|like|want|prefer|take|ok|okay"
+    r"|\b(?:go|get|sit|fly|be|travel|seats?|stay|like|want|need|prefer|take|ok|okay"
     r"|fine|accept|settle)\b[^.;]*"
     rf"{CABIN}"
+    rf"|^(?:in )?{CABIN}(?: class)?(?:,? please)?$"
   ),
   "move": (
     rf"\b{_CHANGE}\b[^.;]*(?:\b{_TIME}\b|{_DAY})"
@@ -82,7 +86,8 @@ KINDS: dict[str, str] = {
     rf"|\b(?:leave|return|come back|fly|depart|go)\b[^.;]*\b(?:{_TIME})\b"
     rf"|(?:{_DAY})[^.;]*\b(?:instead|rather than|would be (?:\w+ )?better)"
     rf"|\b(?:instead of|rather than) (?:on )?(?:{_DAY})"
-    rf"|\b(?:come back|return|leave) on (?:{_DAY})"
+    rf"|\b(?:come back|return|leav\w+|depart\w*) [^.;]*\b(?:on|for) (?:{_DAY})"
+    rf"|(?:{_DAY})[^.;]*\bnot (?:on )?(?:{_DAY})"
   ),
   "bags": (
     rf"\b(?:add\w*|more|extra|additional|another|bring|need|tak\w+|check in"
@@ -109,7 +114,7 @@ KINDS: dict[str, str] = {
     r"|\b(?:ticket|seat|flight)\b[^.;]*\bto [a-z]+ [a-z]+$"
   ),
   "count": (
-    rf"\b(?:remov\w+|delet\w+|add(?:ing)?|includ\w+)\b[^.;]*\b(?:{_PERSON}|{_KIN})\b"
+    rf"\b(?:remov\w+|delet\w+|drop|add(?:ing)?|includ\w+)\b[^.;]*\b(?:{_PERSON}|{_KIN})\b"
     r"|\btake [a-z]+(?: [a-z]+)? off\b|\b(?:one|a) (?:more|fewer) passenger"
   ),
   "insure": (
@@ -145,7 +150,7 @@ _NEW = re.compile(  # a booking, beyond doubt
 _NOT_ALIKE = ("people", "count", "unbag")  # "Ross and not Rossi"
 _DID = re.compile(  # the airline did it
   r"\b(?:was|were|been|got|is|are|has) (?:\w+ )?(?:cancell?ed|delayed|moved)\b"
-  r"|\byou(?: people)? cancell?ed\b"
+  r"|\byou(?: \w+)? cancell?ed\b"
 )
 _IF = re.compile(
   r"^(?:(?:and|but|or|then|only|also|in) )*"
@@ -333,7 +338,7 @@ PLACES = _names()
 _PLACE = "|".join(sorted(PLACES, key=len, reverse=True))
 _BETWEEN = r"(?: \([a-z]{3}\))?(?:'s)?"
 _ROUTES = (
-  rf"\b({_PLACE}){_BETWEEN}\s*(?:to|-|->|and)\s*({_PLACE})\b",
+  rf"\b({_PLACE}){_BETWEEN}\s*(?:to|-|->|and|for)\s*({_PLACE})\b",
   rf"\bfrom (?:\w+ )?({_PLACE}){_BETWEEN}\b[^.;]{{0,30}}?\bto ({_PLACE})\b",
 )
 _ROUTE_BACK = (
@@ -362,12 +367,12 @@ def places(text: str) -> list[str]:
 
 _SUM = r"(?:at most )?(?:\$ ?([\d,]+)|([\d,]+) (?:dollars|usd|bucks))"
 _MORE = re.compile(
-  rf"\b(?:(?<!no )(?<!not )more than|at least|over|above|exceed\w*) {_SUM}"
+  rf"(?<!no )(?<!not )\b(?:more than|at least|over|above|exceed\w*) {_SUM}"
 )
 _LESS = re.compile(
   r"\b(?:up to|less than|under|at most|below|not exceed\w*|maximum of|max"
-  r"|budget (?:of|is)|limit\b[^.;]{0,12}?(?:of|is)|(?:no|not) more than"
-  rf"|afford|within) {_SUM}"
+  r"|budget (?:of|is)|limit\b[^.;]{0,12}?(?:of|is)"
+  rf"|(?:no|not) (?:more than|over|above)|afford|within) {_SUM}"
   r"|\$ ?([\d,]+) (?:at most|or less|budget|limit|tops|maximum)"
 )
 _PAY = re.compile(r"\b(?:costs?|spend|pay|price|bill|fees?|budget|charge)\b")

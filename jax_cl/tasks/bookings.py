@@ -145,6 +145,7 @@ def _cancels(call: Call) -> Outcome:
 
 _DROPPED = re.compile(  # the airline cancelled a flight
   r"\b(?:was|were|been|got|is|has been) cancell?ed\b|\bcancell?ed by\b"
+  r"|\byou(?: \w+)? cancell?ed\b"
 )
 
 

@@ -75,10 +75,9 @@ _DATE = re.compile(
   r"[a-z]*\.?\s+(\d{1,2})(?:st|nd|rd|th)?)\b",
   re.I,
 )
-_DAY_FIRST = re.compile(  # "the 20th of May", and no "2 may be enough"
-  r"\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?|(?: of)) "
-  r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*",
-  re.I,
+_DAY_FIRST = re.compile(  # "the 20th of May", "20 May", and no "2 may do"
+  r"\b(\d{1,2})(?:(?:st|nd|rd|th)(?: of)?| of)? "
+  r"(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
 )
 _PERSON = re.compile(r"\b([A-Z][a-z]+) ([A-Z][a-z]+)\b")
 _BORN = re.compile(

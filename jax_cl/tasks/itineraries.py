@@ -26,7 +26,7 @@ _BACK = re.compile(r"\b(?:return\w*|way back|way home|(?:com|fly|go|gett)\w*"
                    r" (?:back|home)|flight (?:back|home))\b")  # fmt: skip
 _OUT = re.compile(
   r"\b(?:out(?:going|bound)|way (?:out|there)|depart(?:ing|ure) (?:flight|trip)"
-  r"|first (?:leg|part)|flight out)\b"
+  r"|first (?:leg|part)|flight out|(?:leave|depart) on)\b"
 )
 _BOTH = re.compile(r"\bboth (?:legs|ways|directions|flights|dates)\b")
 _KEPT = re.compile(
@@ -72,10 +72,14 @@ def find(state, text: str, where, cabin: str, seats: int, k: int):
 
 def part(text: str, k: int) -> str:
   """What was said of one way: clauses about the other are left out."""
-  other = _OUT if k else _BACK
-  mine = _BACK if k else _OUT
-  clauses = re.split(r"(?<=[.;])\s|\n|;|,(?= on the way)", text)
+  other, mine = (_OUT, _BACK) if k else (_BACK, _OUT)
+  clauses = _WAYS.split(text)
   return "\n".join(c for c in clauses if mine.search(c) or not other.search(c))
+
+
+_WAYS = re.compile(  # "leave on the 25th and return on the 29th"
+  r"(?<=[.;])\s|\n|;|,(?= on the way)|\band (?=return|com|fly|go|get)"
+)
 
 
 # ---------------------------------------------------------------- new flights
@@ -89,6 +93,8 @@ def reroute(
     if not old or not _concerned(text, moves, parts, k):
       continue
     date = new_date(text, moves, parts, k)
+    if date == old[0]["date"] and not _OTHER.search(text):
+      continue  # a day was named that it flies on already
     if re.search(r"\bsame (?:flight )?(?:numbers?|flights?)\b", text):
       parts[k] = [{**f, "date": _moved(f, old, date)} for f in old]
       if look := _unseen(state, parts[k]):
@@ -108,6 +114,12 @@ def reroute(
   new = numbers([*parts[0], *parts[1]])
   if new != numbers(t["flights"]):
     yield new, None
+
+
+_OTHER = re.compile(  # another flight of the same day
+  r"\b(?:nonstop|direct|earli\w+|later|latest|fast\w+|quick\w+|short\w+"
+  r"|cheap\w+|another|different|morning|afternoon|evening|same day)\b"
+)
 
 
 def _unseen(state, flights) -> Look | None:
@@ -166,7 +178,10 @@ def new_date(text: str, moves: Sequence[asked.Ask], parts, k: int) -> str:
     return parts[0][0]["date"]
   near = "\n".join(a.sentence for a in moves)
   own = {f["date"] for part in parts for f in part}
-  for scope in (near, text):
+  mine = "\n".join(
+    c for c in _WAYS.split(near) if (_BACK if k else _OUT).search(c)
+  )
+  for scope in (mine, part(near, k), near, text):
     goal = re.findall(r"\b(?:to|on|for) (may \d+|the \d+(?:st|nd|rd|th))",
                       scope)  # fmt: skip
     for day in (*asked.days(" ".join(goal)), *asked.days(scope)):
