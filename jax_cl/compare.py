@@ -295,12 +295,12 @@ def summary(
   for cell in cells:
     found = json.loads((workdir / cell.folder / "results.json").read_text())
     rows, about = metrics.load(workdir / cell.folder)
-    writes = lambda r: r.get("requires_write", True)
+    every, writes = metrics.panels(rows, about, split)
     by_method.setdefault(cell.method, {})[cell.order, cell.pair] = {
       "cell": cell,
       "results": found,
-      "panel": _sorted(metrics.panel(rows, about, split)),
-      "write_only": _sorted(metrics.panel(rows, about, split, keep=writes)),
+      "panel": (panel := _sorted(every)),
+      "write_only": panel if writes is every else _sorted(writes),
       "told": about.get("stage_at_test", False),
     }
   ranked = {k: v for k, v in by_method.items() if k not in baselines}
@@ -373,10 +373,13 @@ def _method(runs, resamples) -> dict[str, Any]:
 
   domains = next(iter(runs.values()))["panel"].domains
   last = {d: _final(j) for j, d in enumerate(domains)}
+  found = estimates("panel", {**metrics.METRICS, **last})
+  scores = {k: found[k] for k in metrics.METRICS}
+  alike = all(r["write_only"] is r["panel"] for r in runs.values())
   return {
-    "metrics": estimates("panel", metrics.METRICS),
-    "write_only": estimates("write_only", metrics.METRICS),
-    "domains": estimates("panel", last),
+    "metrics": scores,
+    "write_only": scores if alike else estimates("write_only", metrics.METRICS),
+    "domains": {d: found[d] for d in last},
     "runs": [
       {
         "order": "-".join(r["cell"].order) or "config",
