@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from jax_cl import sharding
 from jax_cl.types import TrainState
 
 REMEDY = (
@@ -53,13 +54,19 @@ def save(
     return
   with _context():
     ocp.save_checkpointables(str(path), {"state": state, "host": host})
-  for old in places(workdir):
+  for old in places(workdir) if sharding.first() else ():
     if old < (stage, step) and old[1] > 0:
       shutil.rmtree(path_of(workdir, *old))
 
 
 def clean(workdir: str | os.PathLike) -> None:
   """Removes what a kill during a save left behind."""
+  if sharding.first():
+    _clean(workdir)
+  sharding.wait("clean")
+
+
+def _clean(workdir: str | os.PathLike) -> None:
   folder = pathlib.Path(workdir).absolute() / "checkpoints"
   for part in _listing(folder):
     if not _NAME.fullmatch(part.name):

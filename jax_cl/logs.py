@@ -71,6 +71,9 @@ class Workdir:
       )
     write_json(file, new)
 
+  def write(self, name: str, value: Mapping[str, Any]) -> None:
+    write_json(self.path / name, value)
+
   def append(self, name: str, row: Mapping[str, Any]) -> None:
     """One row at the end of a log; what cannot be a JSON number is null."""
     text = json.dumps(_plain(row), allow_nan=False)
@@ -115,6 +118,28 @@ class Workdir:
       file.seek(0, os.SEEK_END)
       self._files[name] = file
     return self._files[name]
+
+
+class Shown:
+  """A run's folder for the processes after the first, which write nothing."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path).absolute()
+
+  def write(self, name: str, value: Mapping[str, Any]) -> None:
+    pass
+
+  def append(self, name: str, row: Mapping[str, Any]) -> None:
+    pass
+
+  def flush(self) -> dict[str, int]:
+    return {}
+
+  def cut(self, lengths: Mapping[str, int]) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
 
 
 def episode_row(

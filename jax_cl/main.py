@@ -5,21 +5,21 @@
 
 Every key of the config can be set on the command line. The workdir is
 runs/<name of the config file> unless given; the same command resumes. A config
-with `variants` is a comparison of them: `jax_cl.compare`.
+with `variants` is a comparison of them: `jax_cl.compare`. On many hosts each
+runs the command with --coordinator=HOST:PORT --processes=N --process=I (or
+--coordinator=auto where the cluster tells), over one shared workdir.
 Exit codes: 0 done, 2 a mistake in what was asked for (said in one line), 1 the
 run failed, 130 interrupted (and saved).
 """
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from jax_cl import commandline, shell
 
-from jax_cl import names, shell
+parse = commandline.parse
 
 
 @shell.command
@@ -28,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if {"--help", "-h", "--helpfull"} & set(args):
     print(__doc__)
     return 0
+  hosts, rest = _parser().parse_known_args(args[1:])
+  args = [args[0], *rest]
   config, workdir = parse(args)
+  if hosts.coordinator:
+    from jax_cl import sharding
+
+    sharding.join(hosts.coordinator, hosts.processes, hosts.process)
   if config.get("variants"):
     from jax_cl import compare
 
@@ -39,81 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def parse(args: Sequence[str]) -> tuple[ConfigDict, str]:
-  """(locked config, workdir) of a command line, or ValueError."""
-  values = _parse(args)
-  if values.config is None:
-    raise ValueError("which experiment? give --config=configs/NAME.py")
-  file, _, variant = _config_file(args).partition(":")
-  name = "-".join(filter(None, (pathlib.Path(file).stem, variant)))
-  return values.config, values.workdir or f"runs/{name}"
-
-
-def _config_file(args: Sequence[str]) -> str:
-  """What the flag says, `:variant` included; "" where it is not given."""
-  for i, arg in enumerate(args):
-    name, given, value = arg.lstrip("-").partition("=")
-    if name == "config" and arg.startswith("-"):
-      return value if given else (*args, "")[i + 1]
-  return ""
-
-
-def _parse(args: Sequence[str]) -> flags.FlagValues:
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config",
-    help_string="The experiment.",
-    lock_config=True,
-    flag_values=values,
-    sys_argv=list(args),
-  )
-  flags.DEFINE_string("workdir", None, "Where it lives.", flag_values=values)
-  try:
-    rest = values(list(args))[1:]
-    if values.config is not None:
-      values.config.keys()  # what failed to load says so when it is read
-  except flags.Error as e:
-    raise ValueError(str(e)) from e
-  except (AttributeError, KeyError) as e:
-    raise ValueError(_mistyped(args) or str(e)) from e
-  except (OSError, ImportError, SyntaxError) as e:
-    _check_file(pathlib.Path(_config_file(args).partition(":")[0]))
-    raise ValueError(f"the config cannot be loaded: {_reason(e)}") from e
-  if rest:
-    raise ValueError(
-      f"what is {rest[0]!r}? Options begin with --config. or --workdir="
-    )
-  return values
-
-
-def _mistyped(args: Sequence[str]) -> str | None:
-  """Names the first `--config.a.b` that the config does not have."""
-  sets = [a for a in args if a.lstrip("-").startswith("config.")]
-  config = _parse([a for a in args if a not in sets]).config
-  for arg in sets:
-    at, path = config, "config"
-    for part in arg.lstrip("-").split("=")[0].split(".")[1:]:
-      if not isinstance(at, ConfigDict) or part not in at:
-        known = sorted(at) if isinstance(at, ConfigDict) else []
-        return names.unknown(f"key of {path}", part, known)
-      at, path = at[part], f"{path}.{part}"
-  return None
-
-
-def _check_file(path: pathlib.Path) -> None:
-  """Names the nearest file where there is none of this name."""
-  if not path.parent.is_dir():
-    raise ValueError(
-      f"no folder {str(path.parent)!r} for the config {path.name}: call from "
-      "the folder of the checkout, or give the whole path"
-    )
-  there = [str(p) for p in path.parent.glob("*.py")]
-  names.check("config", str(path), [f for f in there if "__" not in f])
-
-
-def _reason(e: BaseException) -> str:
-  """The innermost line of a loading error, without its list of attempts."""
-  return str(e).strip().splitlines()[-1].strip()
+def _parser() -> shell.Parser:
+  parser = shell.Parser(prog="python -m jax_cl.main", allow_abbrev=False)
+  parser.add_argument("--coordinator", help="HOST:PORT of process 0, or auto")
+  parser.add_argument("--processes", type=int)
+  parser.add_argument("--process", type=int)
+  return parser
 
 
 if __name__ == "__main__":

@@ -23,11 +23,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from jax_cl import build, shell, tree
-from jax_cl import main as main_
+from jax_cl import build, commandline, sharding, shell, tree
 from jax_cl.policies import weights
 from jax_cl.types import TrainState
 
@@ -97,15 +96,14 @@ def _programs(
     n = -(-how.rows // len(batch.weight))
     stack = lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype)
     every = jax.tree.map(stack, batch)
-    if rows:
-      rows = NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
-    yield "end", steps.end.lower(state, frozen, _placed(every, rows))
+    every = _placed(every, sharding.stacked(rows))
+    yield "end", steps.end.lower(state, frozen, every)
 
 
-def _placed(of: PyTree, sharding: NamedSharding | None) -> PyTree:
-  if sharding is None:
+def _placed(of: PyTree, where: NamedSharding | None) -> PyTree:
+  if where is None:
     return of
-  one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+  one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
   return jax.tree.map(one, of)
 
 
@@ -198,11 +196,15 @@ def simulate(devices: int) -> None:
 
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = shell.Parser(prog="python -m jax_cl.plan", description=__doc__)
+  parser = shell.Parser(
+    prog="python -m jax_cl.plan",
+    description=__doc__.split("\n")[0],
+    allow_abbrev=False,
+  )
   parser.add_argument("--devices", type=int, help="simulated ones")
   parser.add_argument("--out", help="a file for the plan as JSON")
   args, rest = parser.parse_known_args(argv)
-  config, workdir = main_.parse(["plan", *rest])
+  config, workdir = commandline.parse(["plan", *rest])
   if args.devices is not None:
     simulate(args.devices)
     config.train.devices = args.devices

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_cl import tree
@@ -67,6 +69,11 @@ def layout(
       f"{devices} devices cannot be fsdp {fsdp} x tensor {tensor}: their "
       "product must divide the number of devices"
     )
+  if not alone() and devices != there:
+    raise ValueError(
+      f"train.devices is {devices}, but {jax.process_count()} processes have "
+      f"{there}: all take part; set config.train.devices to 0"
+    )
   if devices == 1:
     return Layout()
   shape = (devices // (fsdp * tensor), fsdp, tensor)
@@ -78,6 +85,13 @@ def layout(
     NamedSharding(mesh, PartitionSpec()),
     rules,
   )
+
+
+def stacked(rows: NamedSharding | None) -> NamedSharding | None:
+  """Of several batches on a leading axis."""
+  if rows is None:
+    return None
+  return NamedSharding(rows.mesh, PartitionSpec(None, *rows.spec))
 
 
 def shardings(where: Layout, of: PyTree) -> PyTree:
@@ -151,6 +165,65 @@ def rows(x: jax.Array) -> jax.Array:
   if parts == 1 or x.shape[0] % parts:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
+
+
+# ------------------------------------------------------------------ many hosts
+
+
+def join(coordinator: str, processes: int | None, process: int | None) -> None:
+  """Makes this process one of many, before JAX has looked for devices.
+
+  All run the same program in step. What happens on the host alone is done in
+  shares (`share`) or by the first of them (`first`).
+  """
+  if coordinator == "auto":
+    jax.distributed.initialize()
+  elif processes is None or process is None:
+    raise ValueError(
+      f"--coordinator={coordinator} needs --processes=N and --process=I; "
+      "where the cluster's scheduler tells them: --coordinator=auto"
+    )
+  else:
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def first() -> bool:
+  """Whether this process writes files and talks; a process alone is."""
+  return jax.process_index() == 0
+
+
+def alone() -> bool:
+  return jax.process_count() == 1
+
+
+def wait(name: str) -> None:
+  """Until all processes are at the place of this name."""
+  if not alone():
+    multihost_utils.sync_global_devices(name)
+
+
+def share(f: Callable[[list], Sequence], jobs: Sequence) -> list:
+  """f(jobs): each process does every n-th job, and all get all results."""
+  n, i = jax.process_count(), jax.process_index()
+  if n == 1:
+    return list(f(list(jobs)))
+  out: list = [None] * len(jobs)
+  for k, part in enumerate(_gather(f(list(jobs)[i::n]))):
+    out[k::n] = part
+  return out
+
+
+def _gather(of: Any) -> list:
+  """Every process's host record, in their order."""
+  data = np.frombuffer(pickle.dumps(of), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(data.size)).ravel()
+  row = np.zeros(sizes.max(), np.uint8)
+  row[: data.size] = data
+  rows = multihost_utils.process_allgather(row).reshape(len(sizes), -1)
+  return [pickle.loads(r[:n].tobytes()) for r, n in zip(rows, sizes)]
+
+
+# ---------------------------------------------------------------------- inside
 
 
 def _spec(path: str, shape, where: Layout, mesh: Any) -> PartitionSpec:

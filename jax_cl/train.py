@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -22,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -63,18 +63,23 @@ def run(
   """Runs, or goes on with, the experiment in `workdir`; returns `results.json`.
 
   `known` carries compiled functions from run to run (`build.shared`).
-  Ctrl-C saves where it stands and raises KeyboardInterrupt.
+  Ctrl-C saves where it stands and raises KeyboardInterrupt; on many hosts it
+  goes back to the last save.
   """
   build.check(config)
   what = build.problem(config)
   method, steps = build.shared(config, what, {} if known is None else known)
   build.check_needs(what, method)
+  speaks = None if sharding.first() else io.StringIO()
   console = Console(
-    config.verbose, config.log_interval, config.use_progress_bar
+    config.verbose, config.log_interval, config.use_progress_bar, speaks
   )
   console.say(build.describe(config.cl.name, method, steps))
   steps = update.loud(steps)
-  files = logs.Workdir(workdir, _plain(config))
+  if sharding.first():
+    files = logs.Workdir(workdir, _plain(config))
+  else:
+    files = logs.Shown(workdir)
   with contextlib.closing(files):
     one = _Run(config, what, method, steps, files, console)
     with _deferred_interrupts() as hold:
@@ -89,10 +94,12 @@ def run(
         raise
       finally:
         one.close()
-    results = metrics.recompute(files.path)
-    reports.write(files.path)  # matrix.png, curves.png, report.html, .md
-    console.final(results, files.path)
-    return results
+    if sharding.first():
+      results = metrics.recompute(files.path)
+      reports.write(files.path)  # matrix.png, curves.png, report.html, .md
+      console.final(results, files.path)
+    sharding.wait("results")
+    return logs.read_json(files.path / "results.json")
 
 
 @dataclasses.dataclass
@@ -135,6 +142,7 @@ class _Run:
     self.trackers = [
       writers.make(w, files.path, _plain(config), self.total())
       for w in config.writers
+      if sharding.first()
     ]
 
   # ------------------------------------------------------------ the experiment
@@ -142,7 +150,7 @@ class _Run:
   def stream(self, hold) -> None:
     """Start row, then stage after stage."""
     if self.fresh:
-      logs.write_json(self.files.path / "run.json", self.about)
+      self.files.write("run.json", self.about)
       self.rows(-1)
       with hold():
         self.save()
@@ -162,6 +170,7 @@ class _Run:
     if stage.clone_steps:
       demos = what.demos(k)
       self.guard.batch(demos, f"demonstrations of stage {k}")
+      demos = jax.device_put(demos)
     self.spent = Spent()
     began = time.monotonic()
     try:
@@ -176,8 +185,9 @@ class _Run:
           with hold():
             self.learn(k, n, demos, batch, episodes, bar)
     except KeyboardInterrupt:  # state, logs and place are of one step
-      with hold():
-        self.save()
+      if sharding.alone():  # others may stand at another step
+        with hold():
+          self.save()
       raise
     with hold():
       self.save()
@@ -267,7 +277,7 @@ class _Run:
       scores[d]["reward"] if d in scores else None for d in self.what.domains
     ]
     row = [np.nan if x is None else x for x in row]
-    self.state = self.steps.observe(self.state, jnp.asarray(row, jnp.float32))
+    self.state = self.steps.observe(self.state, np.asarray(row, np.float32))
 
   def remember(self, k: int, n: int, demos, batch, episodes) -> None:
     """Hands the memory each demonstration once a run, and all that was done."""
@@ -309,8 +319,9 @@ class _Run:
       else:
         _, episodes = self.experience(k, n, demos)
         self.log_episodes(episodes, k, self.total())
-        batches.append(self.everything(k, n, episodes))
-    return jax.tree.map(lambda *xs: np.stack(xs), *batches)
+        batches.append(self.taken(k, n, episodes, every=True))
+    batches = jax.tree.map(lambda *xs: np.stack(xs), *batches)
+    return sharding.place(batches, sharding.stacked(self.layout.rows))
 
   # ---------------------------------------------------------------- evaluation
 

@@ -288,11 +288,12 @@ class Tau2LLM:
     o = self.options
     version = sum(s.steps for s in self.stages[:stage]) + step
     self._engine.swap(tree.join(params, frozen["rest"]), version)
-    done = conversations.run(
-      self._engine, self._chat, jobs, self._prompts, self._make_user,
+    run = lambda some: conversations.run(
+      self._engine, self._chat, some, self._prompts, self._make_user,
       sampling=engine.Sampling(temperature=temperature),
       max_new_tokens=o.max_new_tokens, max_turns=o.max_turns,
     )  # fmt: skip
+    done = sharding.share(run, jobs)
     self._engine.release()
     self._tokens += sum(d.episode.info.get("tokens_sampled", 0) for d in done)
     return [
