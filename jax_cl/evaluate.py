@@ -5,18 +5,39 @@
 restores the checkpoint after stage k (-1: the starting policy; default: the
 last one) in this process, evaluates it anew, and compares every episode with
 the run's log. Exit code 1 where one differs.
+
+  python -m jax_cl.evaluate --workdir=runs/grpo_tiny --trials=4 --sample
+  python -m jax_cl.evaluate --model=FOLDER --trials=4
+      --config=configs/grpo_qwen2_5_3b.py [--config.stream.length=8192]
+
+do not compare, but try every task so many times, and give pass^1 to pass^4 of
+each domain with intervals over its tasks: of a checkpoint, or of any model of
+the hub's form under a config's protocol (prompt, user, turns, sampling).
+`--sample` draws answers where the config takes the most probable ones, of which
+one trial is like the other. `--out=FILE.json` keeps scores and episodes.
 """
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from jax_cl import build, checkpoint, logs, metrics, names, shell, update
+from jax_cl import (
+  build,
+  checkpoint,
+  commandline,
+  logs,
+  metrics,
+  names,
+  shell,
+  update,
+)
 from jax_cl.console import Console
 from jax_cl.methods.base import Method
 from jax_cl.problems.base import Problem
@@ -84,8 +105,6 @@ def scores(rows: dict[str, list[Row]]) -> dict[str, dict[str, Any]]:
 
 def read_config(workdir) -> ConfigDict:
   """config.json as the ConfigDict that made it (lists are tuples again)."""
-  import pathlib
-
   file = pathlib.Path(workdir) / "config.json"
   if not file.exists():
     raise ValueError(
@@ -96,11 +115,30 @@ def read_config(workdir) -> ConfigDict:
   return config
 
 
-def again(
-  workdir, stage: int | None = None, split: str = "test"
-) -> tuple[dict[str, list[Row]], list[str]]:
-  """(rows of one stage, evaluated anew; what differs from the log)."""
+class Restored(NamedTuple):
+  """A run as it stood after a stage, ready to act."""
+
+  config: ConfigDict
+  what: Problem
+  view: Callable[[str], Any]
+  frozen: Any
+  stage: int
+  step: int
+
+  def rows(self, split: str, trials: int) -> dict[str, list[Row]]:
+    return row(
+      self.what, self.view, self.frozen, self.stage, self.step, split, trials,
+      self.config.eval.seed,
+    )  # fmt: skip
+
+
+def restore(
+  workdir, stage: int | None = None, sample: bool = False
+) -> Restored:
+  """The checkpoint after `stage`; `sample`: answers are drawn."""
   config = read_config(workdir)
+  if sample:
+    config.stream.greedy = False
   what = build.problem(config)
   method = build.method(config, len(what.domains), build.trains(what))
   steps = build.steps(config, what, method)
@@ -121,11 +159,40 @@ def again(
     )
   like, frozen = steps.init(jax.random.key(config.seed))
   state = checkpoint.restore(workdir, stage + 1, 0, like)
-  trials = config.eval.trials if split == "test" else config.eval.val_trials
   view = views(what, method, steps, state, stage)
-  rows = row(
-    what, view, frozen, stage, int(state.step), split, trials, config.eval.seed
+  return Restored(config, what, view, frozen, stage, int(state.step))
+
+
+def pretrained(config: ConfigDict, model: str, sample: bool) -> Restored:
+  """A model by name or place, under the settings of a config; untrained."""
+  if "model" not in config.agent.args:
+    raise ValueError(
+      f"--model={model} needs a config in which an LLM acts, as those of "
+      "configs/grpo_*.py do"
+    )
+  # Nothing learns: no adapters, no reference, no floors to be measured. Sizes
+  # are the model's own.
+  config.agent.args.update({"model": model, "lora_rank": 0, "kl": 0.0})
+  config.agent.args.model_args = ConfigDict()
+  config.stream.references = False
+  config.stream.greedy = config.stream.greedy and not sample
+  build.check(config)
+  what, key = build.problem(config), jax.random.key(config.seed)
+  load = what.agent.load
+  params, frozen = (
+    load(key, build.layout(config)) if load else what.agent.init(key)
   )
+  return Restored(config, what, lambda domain: params, frozen, -1, 0)
+
+
+def again(
+  workdir, stage: int | None = None, split: str = "test"
+) -> tuple[dict[str, list[Row]], list[str]]:
+  """(rows of one stage, evaluated anew; what differs from the log)."""
+  found = restore(workdir, stage)
+  stage, asked = found.stage, found.config.eval
+  trials = asked.trials if split == "test" else asked.val_trials
+  rows = found.rows(split, trials)
   logged, _ = metrics.load(workdir)
   old = metrics.final_rows(logged, split)
   wrong = []
@@ -145,11 +212,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = shell.Parser(
     prog="python -m jax_cl.evaluate", description=__doc__.split("\n")[0]
   )
-  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--workdir", help="a run's folder")
   parser.add_argument("--stage", type=int, default=None)
   parser.add_argument("--split", default="test", help="test or val")
-  args = parser.parse_args(argv)
+  parser.add_argument("--trials", type=int, help="of each task: gives pass^k")
+  parser.add_argument("--sample", action="store_true", help="answers are drawn")
+  parser.add_argument("--model", help="a hub folder or id, for --config")
+  parser.add_argument("--out", help="a file for scores and episodes as JSON")
+  args, rest = parser.parse_known_args(argv)
   names.check("split", args.split, ("test", "val"))
+  if bool(args.model) == bool(args.workdir) or (rest and args.workdir):
+    raise ValueError(
+      "give --workdir=RUN, or --model=FOLDER with --config=configs/NAME.py"
+    )
+  if args.model or args.trials:
+    return tried(args, rest)
   rows, wrong = again(args.workdir, args.stage, args.split)
   if not any(rows.values()):
     raise ValueError(
@@ -163,6 +240,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.say(f"{len(wrong)} differences from the log, first: {wrong[0]}")
     return 1
   console.say(f"identical to the log: {n} episodes of row {stage + 1} of R")
+  return 0
+
+
+def tried(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  """Prints, and keeps, pass^k of a model or of a checkpoint."""
+  trials = 4 if args.trials is None else args.trials
+  if trials < 1:
+    raise ValueError(f"--trials={trials}: it must be 1 or more")
+  if args.model:
+    config, _ = commandline.parse(["evaluate", *rest])
+    found = pretrained(config, args.model, args.sample)
+  else:
+    found = restore(args.workdir, args.stage, args.sample)
+  rows = found.rows(args.split, trials)
+  console, told = Console(), {}
+  console.table(found.stage, scores(rows))
+  for domain, some in rows.items():
+    passed = metrics.pass_estimates(some)
+    line = "  ".join(
+      f"pass^{k} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]"
+      for k, e in passed.items()
+    )
+    console.say(f"{domain:<10} | {line}")
+    told[domain] = {k: list(e[:3]) for k, e in passed.items()}
+  if trials > 1 and found.config.stream.get("greedy"):
+    console.say("Answers are the most probable ones: --sample draws them")
+  if args.out:
+    out = {
+      "of": args.model or args.workdir, "stage": found.stage,
+      "split": args.split, "trials": trials, "pass_hat_k": told,
+      "scores": scores(rows), "episodes": rows,
+    }  # fmt: skip
+    logs.write_json(pathlib.Path(args.out), metrics.jsonable(out))
   return 0
 
 

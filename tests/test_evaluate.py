@@ -1,8 +1,17 @@
+import json
+import pathlib
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
+import jax_cl
+from configs import grpo_smoke
 from jax_cl import checkpoint, evaluate
+from jax_cl.policies import hub, tiny
+
+ROOT = pathlib.Path(jax_cl.__file__).parents[1]
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -47,3 +56,62 @@ def test_a_damaged_checkpoint_of_an_old_stage(finished, tmp_path, capsys):
   err = capsys.readouterr().err
   assert f"{damaged} is damaged" in err
   assert "delete it and any later one, and the run's command makes" in err
+
+
+def test_a_checkpoint_is_tried_several_times(finished, tmp_path, capsys):
+  out = tmp_path / "tried.json"
+  command = [f"--workdir={finished[0]}", "--trials=2", f"--out={out}"]
+  assert evaluate.main(command) == 0
+  told = json.loads(out.read_text())
+  logged = finished[1]["test"]["matrix"][-1]
+  for domain, reward in zip(finished[1]["domains"], logged, strict=True):
+    assert len(told["episodes"][domain]) == 2 * 12
+    # Rows are classified without chance: both trials pass, or none.
+    one, two = (told["pass_hat_k"][domain][k] for k in "12")
+    assert one == two and one[0] == reward and one[1] <= reward <= one[2]
+  assert "pass^1" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """(a model of one layer as the hub has them, its parameters)."""
+  path = tmp_path_factory.mktemp("hub") / "model"
+  policy = tiny.make(
+    layers=1, width=32, heads=2, kv_heads=1, head_width=16, ff_width=64
+  )
+  params = jax.jit(policy.init)(jax.random.key(3))
+  hub.write(path, policy.config, params, tokenizer=tiny.tokenizer())
+  return path, params
+
+
+def test_any_hub_folder_is_tried_under_a_config(folder):
+  config = grpo_smoke.get_config()
+  config.agent.args.form = "compact"
+  config.stream.update({
+    "domains": ("mock",), "length": 256, "max_new_tokens": 4,
+    "max_eval_tasks": 1,
+  })  # fmt: skip
+  found = evaluate.pretrained(config.lock(), str(folder[0]), sample=True)
+  assert not found.config.stream.greedy
+  read = jax.tree.leaves(found.view("mock"))
+  for a, b in zip(read, jax.tree.leaves(folder[1]), strict=True):
+    np.testing.assert_array_equal(a, b)
+  rows = found.rows("test", trials=2)["mock"]
+  assert [r["trial"] for r in rows] == [0, 1]
+  assert len({r["task_id"] for r in rows}) == 1
+
+
+@pytest.mark.parametrize(
+  "command, words",
+  [
+    ([], "give --workdir=RUN, or --model=FOLDER"),
+    (["--workdir=x", "--split=test", "--stagee=1"], "give --workdir=RUN"),
+    (["--model=x", "--config=configs/blobs.py"], "an LLM acts"),
+    (["--model=x"], "which experiment?"),
+    (["--model=x", "--config=configs/grpo_smoke.py"], "no folder or file x"),
+  ],
+)
+def test_what_is_to_be_tried_must_be_clear(command, words, capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  assert evaluate.main(command) == 2
+  assert words in capsys.readouterr().err

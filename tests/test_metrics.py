@@ -326,6 +326,24 @@ def test_train_rows_and_other_splits_do_not_enter_the_matrix():
   assert got["val"]["matrix"][2] == [0.0, None]  # b was not evaluated
 
 
+def test_pass_hat_k_with_an_interval_over_tasks():
+  passed = {"a": [1, 1, 1, 1], "b": [1, 0, 1, 0]}
+  rows = [
+    {"task_id": t, "trial": i, "pass": bool(x)}
+    for t, xs in passed.items()
+    for i, x in enumerate(xs)
+  ]
+  found = metrics.pass_estimates(rows)
+  # Of b's six pairs of trials one passes, of its four triples none.
+  means = {1: (1 + 0.5) / 2, 2: (1 + 1 / 6) / 2, 3: 0.5, 4: 0.5}
+  assert {k: e.mean for k, e in found.items()} == pytest.approx(means)
+  # Two tasks drawn with replacement: a alone or b alone, a quarter each.
+  assert (found[2].low, found[2].high) == pytest.approx((1 / 6, 1))
+  broken = [{**rows[0], "failure": "TimeoutError"}, *rows[1:]]
+  assert sorted(metrics.pass_estimates(broken)) == [1, 2, 3]
+  assert metrics.pass_estimates([]) == {}
+
+
 def test_pass_hat_k_has_its_own_matrix():
   rows = [
     row(i - 1, d, t, float(trial < wins), trial=trial)
