@@ -3,8 +3,10 @@
 There are no weights to fetch: `make("tiny").init(key)`, then learn. The
 tokenizer is a byte-level BPE whose merges were learned from train-split text
 (`tools/tiny_tokenizer.py`) in `chat`'s compact form, so conversations of the
-domains are short in it: a tool's or a field's name is one token. Digits come in
-pairs from the left, so that an id can be copied from few tokens, all common.
+domains are short in it. Its merges cross blanks (Liu et al. 2025, SuperBPE,
+arXiv:2503.13423): what is always said in the same words is one token, a tool's
+name or a fact like `Airplane Mode: ON`. Digits come in pairs from the left, so
+that an id can be copied from few tokens, all of them common.
 """
 
 from __future__ import annotations
@@ -59,9 +61,10 @@ def make(variant: str | base.Config = "tiny", **changes) -> base.Policy:
   return base.decoder(llama.Block, config, AXES)
 
 
-# A word with the blank before and the colon behind it, two digits, marks,
-# blanks: what no merge crosses.
-PIECES = r" ?[\p{L}_]+:?|\p{N}{1,2}| ?[^\s\p{L}\p{N}_]+|\s+(?!\S)|\s+"
+# What no merge crosses: words with single blanks between them, two digits,
+# marks, blanks. A blank or a line's end stands before its words.
+_WORD = r'[^\s\d,"(){}\[\]]+'
+PIECES = rf'[ \n]?{_WORD}(?: {_WORD})*|\d{{1,2}}|[ \n]?[,"(){{}}\[\]:]+|\s+'
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
