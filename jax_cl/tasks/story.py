@@ -111,7 +111,7 @@ class Story:
     return own == {e.key for e in self.held.inside[d.order]}
 
   def hear(self, clause: Clause) -> None:
-    if _PHATIC.search(clause.text):
+    if _PHATIC.search(clause.text) and not moves(clause.text):
       return
     if clause.condition:
       if clause[1:] != self.last[0]:  # else it is the same condition still
@@ -146,7 +146,7 @@ class Story:
     prior = self._prior(clause)
     holds = conditions.holds(self, clause.condition, prior)
     if holds is None:
-      return clause.holds
+      return clause.holds or not prior
     if holds != clause.holds:
       return False
     failed = bool(conditions.NEGATIVE.search(clause.condition)) == clause.holds
@@ -296,6 +296,8 @@ class Story:
 
   def _inherited(self, clause: Clause) -> tuple[str, str]:
     """The verb of the clause before: "...; the lamp to a red one"."""
+    if re.match(r"(?:it|they|this|that|he|she)\b", clause.text):
+      return "", ""  # "..., because it goes with the tablet"
     goes_on = re.search(r"\b(?:to|for|into)\b", clause.text)
     before = [c for c in self.said[:-1] if c.sentence == clause.sentence]
     if not before and goes_on:
