@@ -66,7 +66,8 @@ KINDS: dict[str, str] = {
     r"|\b(?:i|we) can(?:'t|not) (?:make|take|go on) (?:it|my|the|this|that)\b"
     r"|\bgive\b[^.;]*\b(?:seats?|tickets?|trip|flights?)\b[^.;]*\bback\b"
     r"|\brefund of (?:my|the|that|this) (?:trip|flight|ticket|reserv|booking)"
-    r"|\b(?:be|have|get|want|like|wish|need)\b[^.;]*(?<!was )(?<!were )"
+    r"|\b(?:be|have|get|want|like|wish|need|make sure|ensure)\b"
+    r"[^.;]*(?<!was )(?<!were )"
     r"(?<!been )(?<!got )(?<!the )(?<!my )(?<!a )\bcancell?ed\b"
   ),
   "cabin": (
@@ -192,15 +193,19 @@ def asks(sentences: Sequence[str]) -> list[Ask]:
 
 
 def _asks(n: int, sentence: str) -> Iterator[Ask]:
-  rest, fallback = sentence, bool(re.match(r"otherwise\b", sentence))
-  if found := _IF.match(sentence):
-    condition, rest = found.groups()
-    wished = re.search(r"\b(?:get|back|refund)\b[^,]*\$?\d", condition)
-    fallback = bool(_FAILS.search(condition)) and not wished
-  for clause in _clauses(rest):
-    said = re.split(r"\b(?:if|unless)\b", clause)[0]
-    for kind in kinds(said):
-      yield Ask(kind, clause, sentence, n, fallback)
+  for part in _SO_IF.split(sentence):
+    rest, fallback = part, bool(re.match(r"otherwise\b", part))
+    if found := _IF.match(part):
+      condition, rest = found.groups()
+      wished = re.search(r"\b(?:get|back|refund)\b[^,]*\$?\d", condition)
+      fallback = bool(_FAILS.search(condition)) and not wished
+    for clause in _clauses(rest):
+      said = re.split(r"\b(?:if|unless)\b", clause)[0]
+      for kind in kinds(said):
+        yield Ask(kind, clause, sentence, n, fallback)
+
+
+_SO_IF = re.compile(r"(?:,? (?:and|but)|;) (?=if\b|otherwise\b)")
 
 
 def _clauses(text: str) -> list[str]:
