@@ -97,8 +97,8 @@ class Featurizer:
   def spec(self) -> dict[str, tuple[tuple[int, ...], type]]:
     """Leaf -> (shape, dtype) of one row of obs."""
     return {
-      "phi": ((self.n_phi,), np.float16),
-      "cand": ((self.n_options, psi.WIDTH), np.float16),
+      "phi": ((self.n_phi,), np.float32),
+      "cand": ((self.n_options, psi.WIDTH), np.float32),
       "mask": ((self.n_options,), np.bool_),
       "slot": ((), np.int32),  # -1 for the tool head
       "heat": ((), np.float32),  # log of the temperature it is drawn at
@@ -112,8 +112,8 @@ class Featurizer:
     n = len(choice.options)
     mask = np.zeros(self.n_options, np.bool_)
     mask[:n] = choice.mask
-    phi = np.zeros(self.n_phi, np.float16)
-    cand = np.zeros((self.n_options, psi.WIDTH), np.float16)
+    phi = np.zeros(self.n_phi, np.float32)
+    cand = np.zeros((self.n_options, psi.WIDTH), np.float32)
     if choice.slot is None:
       slot, legal = -1, mask[:n]
       phi[:] = self.phi(state, legal)

@@ -123,8 +123,8 @@ def make(
     slot_B = jnp.maximum(obs["slot"], 0)
     out: Any = net.apply(
       {"params": p},
-      obs["phi"].astype(jnp.float32),  # stored in half, worked on in single
-      obs["cand"].astype(jnp.float32),
+      obs["phi"],
+      obs["cand"],
       slot_B,
       *frozen,
     )

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_cl import types
@@ -31,10 +32,11 @@ PyTree = Any
 def minibatch(
   rows: types.Batch, size: int, step: int, seed: int, shuffle: bool = True
 ) -> types.Batch:
-  """The `step`-th batch of `size` rows, epoch after epoch; host arrays.
+  """The `step`-th batch of `size` rows, epoch after epoch.
 
   Each epoch is a permutation of its own; its last batch is filled up with
-  rows of weight 0, so that all batches have one shape.
+  rows of weight 0, so that all batches have one shape. Of rows on the device
+  the batch is gathered there.
   """
   n = len(rows.weight)
   epoch, place = divmod(step, per_epoch(rows, size))
@@ -43,10 +45,20 @@ def minibatch(
   take = order[place * size : (place + 1) * size]
   pad = size - len(take)
   take = np.concatenate([take, np.zeros(pad, take.dtype)])
-  batch = jax.tree.map(lambda x: np.asarray(x)[take], rows)
   real = np.arange(size) < size - pad
+  if isinstance(rows.weight, jax.Array):
+    return _gather(rows, take, real)
+  batch = jax.tree.map(lambda x: np.asarray(x)[take], rows)
   return batch._replace(
     weight=batch.weight * real, task=np.where(real, batch.task, -1)
+  )
+
+
+@jax.jit
+def _gather(rows: types.Batch, take, real) -> types.Batch:
+  batch = jax.tree.map(lambda x: x[take], rows)
+  return batch._replace(
+    weight=batch.weight * real, task=jnp.where(real, batch.task, -1)
   )
 
 

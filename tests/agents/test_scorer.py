@@ -10,8 +10,8 @@ from jax_cl.types import Batch
 
 A, S, D, C, F, E = 3, 2, 4, 5, 6, 7  # acts, slots, phi, options, psi, LLM
 SPEC = {
-  "phi": ((D,), np.float16),
-  "cand": ((C, F), np.float16),
+  "phi": ((D,), np.float32),
+  "cand": ((C, F), np.float32),
   "mask": ((C,), np.bool_),
   "slot": ((), np.int32),
 }
@@ -37,8 +37,8 @@ def _obs(slots, seed=0, legal=None):
   if legal is not None:
     mask[:] = legal
   return {
-    "phi": rng.normal(size=(n, D)).astype(np.float16),
-    "cand": rng.normal(size=(n, C, F)).astype(np.float16),
+    "phi": rng.normal(size=(n, D)).astype(np.float32),
+    "cand": rng.normal(size=(n, C, F)).astype(np.float32),
     "mask": mask,
     "slot": np.array(slots, np.int32),
   }
