@@ -188,3 +188,46 @@ def test_another_way_to_pay_is_a_wish(space):
   said = "Please change the payment method of my pending order to PayPal."
   state = state_of(space, said, order("#W0000001", "pending", LAMP))
   assert list(wishes(state)) == [("modify_pending_order_payment", "#W0000001")]
+
+
+@pytest.mark.parametrize(
+  "said, want",
+  [
+    # Of a pending order, one thing alone cannot be cancelled.
+    ("Cancel the lamp. If that is not possible, cancel the whole order.",
+     {("cancel_pending_order", "#W0000001"): {"1000000001", "1000000002"}}),
+    ("Cancel the lamp. If that is not possible, leave it.", {}),
+    ("Cancel the order with the boots.",
+     {("cancel_pending_order", "#W0000002"): {"1000000003"}}),
+    ("I ordered two lamps. Actually, change the lamp to a red one, but keep"
+     " its other features.",
+     {("modify_pending_order_items", "#W0000001"): {"1000000001"}}),
+  ],
+)  # fmt: skip
+def test_conditions_are_answered_by_the_policy(space, said, want):
+  state = state_of(
+    space, said, order("#W0000001", "pending", LAMP, MUG),
+    order("#W0000002", "pending", BOOT),
+  )  # fmt: skip
+  assert wishes(state) == want
+
+
+def test_an_order_goes_to_the_address_it_does_not_have(space):
+  home = {
+    "address1": "1 Elm Road", "address2": "", "city": "Denver", "state": "CO",
+    "country": "USA", "zip": "80201",
+  }  # fmt: skip
+  away = {**home, "address1": "2 Oak Road", "city": "Chicago", "zip": "60601"}
+  user = {
+    "user_id": "ann_lee_1234", "email": "ann.lee@example.com", "address": home,
+    "orders": ["#W0000001", "#W0000002"],
+  }  # fmt: skip
+  first = {**order("#W0000001", "pending", LAMP), "address": away}
+  second = {**order("#W0000002", "pending", BOOT), "address": home}
+  said = "My Chicago order must be sent to my home instead."
+  state = state_of(space, said, user, first, second)
+  assert list(wishes(state)) == [("modify_pending_order_address", "#W0000001")]
+  state.picks = {"order_id": state.seen.of("order")[:1]}
+  options = state.seen.of("address")
+  best = reading.address(state, options, reading.read(state).text)
+  assert options[best].value["city"] == "Denver"
