@@ -42,6 +42,11 @@ def check(config: ConfigDict) -> None:
   for key in ("eval.val_trials", "eval.interval", "seed", "train.devices"):
     if (value := _at(config, key)) < 0:
       raise ValueError(f"config.{key} is {value}; it must be 0 or more")
+  if config.problem == "tau2" and not sharding.alone():
+    raise ValueError(
+      "config.problem is 'tau2', whose agents act on one host: leave out "
+      "--coordinator, or train the LLM itself (tau2_llm)"
+    )
   where = layout(config).rows
   parts = where.mesh.size // where.mesh.shape["tensor"] if where else 1
   _check_devices(config.train.batch_size, parts)
