@@ -355,8 +355,9 @@ def score(rows: Iterable[Row]) -> dict[str, Any]:
     tasks.setdefault(r["task_id"], []).append(float(r["reward"]))
   means = np.array([sum(v) / len(v) for v in tasks.values()])
   n = len(means)
+  called = [r for r in ok if r.get("tool_calls")]
   calls, hits, args = (
-    sum(r.get(k, 0) for r in ok)
+    sum(r.get(k, 0) for r in called)
     for k in ("tool_calls", "tool_hits", "arg_hits")
   )
   return {
@@ -630,9 +631,13 @@ def _tables(p: Panel, weights) -> np.ndarray:
     drawn, w = weights[domain]
     if tasks != drawn:
       w = np.ascontiguousarray(w[:, [drawn.index(t) for t in tasks]])
-    known = np.isfinite(table).astype(float)
+    known = np.isfinite(table)
     with np.errstate(invalid="ignore", divide="ignore"):
-      columns.append((w @ np.nan_to_num(table).T) / (w @ known.T))
+      if known.all():  # half the work
+        columns.append((w @ table.T) / w.sum(axis=1, keepdims=True))
+      else:
+        sums = w @ np.nan_to_num(table).T
+        columns.append(sums / (w @ known.T.astype(float)))
   return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 

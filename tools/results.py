@@ -155,6 +155,8 @@ def _comparison(work: pathlib.Path):
   found = compare.summary(
     work, cells, grid["methods"], baselines, command=grid["command"]
   )
+  shown = len(found["matrices"]) <= 9  # of more, none can be read
+  image = tables.Image("matrices.png", "reward after each stage, by method")
   return found, [
     tables.Heading(found["title"], 3),
     *tables.protocol(found.get("protocol")),
@@ -162,7 +164,7 @@ def _comparison(work: pathlib.Path):
     tables.methods(found),
     tables.Text(f"Paired differences from `{found['baseline']}`:"),
     tables.differences(found),
-    tables.Image("matrices.png", "reward after each stage, by method"),
+    *([image] if shown else []),
     tables.Code(found["command"]),
   ]
 
