@@ -107,20 +107,18 @@ def test_eight_devices_equal_one():
   assert any("attn/q" in p for p in split)  # the anchor's lies as the weight's
 
 
-def flops(devices, fsdp):
-  """Of an update in micro-batches, a device, by XLA's count."""
-  agent = llm.make(model=MODEL, length=T, chunk=4, micro=4)
-  where = sharding.layout(devices, fsdp)
-  steps = update.make(
-    agent, online_ewc.make(lr=0.1, lam=0.0), optax.sgd(0.1),
-    np.eye(2, dtype=bool), rows(), layout=where,
-  )  # fmt: skip
-  state, frozen = steps.init(jax.random.key(0))
-  one = sharding.place(rows(), where.rows)
-  compiled = steps.update.lower(state, frozen, one).compile()
-  return compiled.cost_analysis()["flops"]
+def test_activations_stay_with_their_rows():
+  """Though weights are split by width over the same devices."""
+  where = sharding.layout(8, fsdp=4, tensor=2)
+  mesh = where.rows.mesh
+  by_width = jax.NamedSharding(mesh, jax.P(None, None, "fsdp"))
 
+  def f(x):
+    with sharding.inside(where):
+      return sharding.rows(x), sharding.rows(x[:3])
 
-def test_each_device_computes_its_own_rows():
-  """Of each micro-batch, too; what is left is work on weights."""
-  assert flops(4, fsdp=4) < 0.35 * flops(1, fsdp=1)
+  x = jax.device_put(jnp.zeros((8, 5, 16)), by_width)
+  pinned, odd = jax.jit(f)(x)
+  assert pinned.sharding.shard_shape(pinned.shape) == (2, 5, 16)
+  assert odd.shape == (3, 5, 16)  # three rows cannot be split over four
+  assert sharding.rows(x) is x  # outside, and on one device
