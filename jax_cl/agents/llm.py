@@ -13,17 +13,18 @@ tokens of -A log pi.
 
 Everything is summed over micro-batches of `micro` rows, each rematerialised,
 and divided once, so that gradients depend on neither their number nor on
-padding. Logits exist for `chunk` positions of a micro-batch at a time, and for
-sampled tokens alone. What is trained is a sub-tree (`trains`): methods never
-see the rest. With adapters the base model is the tree without them, so the KL
-reference costs no memory; when the whole tree is trained, a copy is kept only
-if `kl` > 0.
+padding. With `buckets` rows are put together by length, and a micro-batch is
+cut to the shortest bucket that holds it. Logits exist for `chunk` positions of
+a micro-batch at a time, and for sampled tokens alone. What is trained is a
+sub-tree (`trains`): methods never see the rest. With adapters the base model is
+the tree without them, so the KL reference costs no memory; when the whole tree
+is trained, a copy is kept only if `kl` > 0.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +54,9 @@ def make(
   kl_estimator: str = "k3",
   entropy_bonus: float = 0.0,
   temperature: float = 1.0,
+  geometric: Sequence[float] = (),
   micro: int = 0,
+  buckets: Sequence[int] = (),
   chunk: int = 256,
   top_k: int = 0,
 ) -> Agent:
@@ -70,7 +73,11 @@ def make(
     entropy_bonus: weight of the policy's entropy, nats.
     temperature: of sampling; log-probabilities are those of the tempered
       softmax, which is what acted.
+    geometric: (low, high): only conversations whose geometric mean of pi / mu
+      lies between them are learned from (`grpo.geometric_mask`); the share
+      that is left out is logged as `masked`. (): all.
     micro: rows of a micro-batch, 0: the whole batch at once.
+    buckets: lengths below `length`, rising, that micro-batches are cut to.
     chunk: positions whose logits exist at a time.
     top_k: `Objective.out` gives so many logits and their ids, the largest of
       each position (f32[B, T, K], int32[B, T, K]); 0: all, f32[B, T, V].
@@ -81,6 +88,14 @@ def make(
     raise ValueError(
       f"agent needs kl >= 0, micro >= 0, chunk >= 1, top_k >= 0; got kl {kl}, "
       f"micro {micro}, chunk {chunk}, top_k {top_k}"
+    )
+  if geometric and not (len(geometric) == 2 and geometric[0] <= geometric[1]):
+    raise ValueError(f"agent.geometric is {geometric}; give () or (low, high)")
+  if list(buckets) != sorted({*buckets}) or not all(
+    0 < n < length for n in buckets
+  ):
+    raise ValueError(
+      f"agent.buckets {tuple(buckets)} must rise and lie below {length} tokens"
     )
   pg = grpo.loss(loss, dict(loss_args or {}))
   estimator = grpo.penalty(kl_estimator)
@@ -153,7 +168,14 @@ def make(
       new = batch._replace(weight=batch.weight * ~cloned_B)
       old = batch._replace(weight=batch.weight * cloned_B)
       nothing = jnp.zeros(())
-      out = {
+      out = grpo.statistics(logp_BT, new)
+      if geometric:
+        near_B = grpo.geometric_mask(
+          logp_BT, new.logp_old, new.mask, *geometric
+        )
+        rows, new = new.weight, new._replace(weight=new.weight * near_B)
+        out["masked"] = (jnp.sum(rows * ~near_B), jnp.sum(rows))
+      out |= {
         "pg": pg(logp_BT, new),
         "bc": grpo.by_token(-batch.adv[:, None] * logp_BT, old),
         "pg_rows": (jnp.sum(new.weight), nothing),
@@ -161,7 +183,6 @@ def make(
         "entropy": grpo.by_token(entropy_BT, batch),
         "logp": grpo.by_token(logp_BT, batch),
         "accuracy": grpo.by_token(hit_BT, batch),
-        **grpo.statistics(logp_BT, new),
       }
       if kl:
         base = reference(whole(p), frozen)
@@ -172,7 +193,8 @@ def make(
 
     def loss_(p, batch, key):
       del key  # no dropout here
-      total = _accumulate(lambda b: sums(p, b), batch, micro)
+      part = _bucketed(lambda b: sums(p, b), buckets)
+      total = _accumulate(part, batch, micro, by_length=bool(buckets))
       n_pg, n_bc = total.pop("pg_rows")[0], total.pop("bc_rows")[0]
       means = {k: s / jnp.maximum(n, 1e-8) for k, (s, n) in total.items()}
       square = jnp.maximum(means.pop("ratio_square"), 1e-8)
@@ -304,26 +326,64 @@ def _where_sampled(f, size: int, x_BTD, action_BT, sampled_BT):
   return jax.tree.map(lambda y: take(y, back_BT), parts)
 
 
-def _accumulate(f: Callable[[Batch], Sums], batch: Batch, micro: int) -> Sums:
+def _accumulate(
+  f: Callable[[Batch], Sums], batch: Batch, micro: int, by_length: bool
+) -> Sums:
   """Sum of f over micro-batches; what is missing is filled with weight 0.
 
   Each takes every n-th row, so that where rows lie on several devices all of
-  them have a share of each micro-batch.
+  them have a share of each micro-batch; or, by length, the next longest ones.
   """
   B = batch.weight.shape[0]
   if not micro or micro >= B:
     return f(batch)
   n = -(-B // micro)
-  cut = lambda x: jnp.pad(
-    x, ((0, n * micro - B), *((0, 0),) * (x.ndim - 1))
-  ).reshape(micro, n, *x.shape[1:])
-  cut_first = lambda x: jnp.moveaxis(cut(x), 1, 0)
-  parts = jax.tree.map(cut_first, batch)
+  fill = lambda x: jnp.pad(x, ((0, n * micro - B), *((0, 0),) * (x.ndim - 1)))
+  batch = jax.tree.map(fill, batch)
+  if by_length:
+    order = jnp.argsort(_lengths(batch)).reshape(n, micro)
+    parts = jax.tree.map(lambda x: x[order], batch)
+  else:
+    cut = lambda x: x.reshape(micro, n, *x.shape[1:])
+    parts = jax.tree.map(lambda x: jnp.moveaxis(cut(x), 1, 0), batch)
   first = jax.eval_shape(f, jax.tree.map(lambda x: x[0], parts))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
   body = jax.checkpoint(lambda part: f(part))
   add = lambda total, part: (jax.tree.map(jnp.add, total, body(part)), None)
   return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _bucketed(
+  f: Callable[[Batch], Sums], buckets: Sequence[int]
+) -> Callable[[Batch], Sums]:
+  """f of a batch cut to the shortest bucket that holds its longest row.
+
+  One program for each bucket; without rows nothing is computed.
+  """
+  if not buckets:
+    return f
+
+  def short(batch: Batch, n: int) -> Batch:
+    cut = lambda x: x[:, :n]
+    rows = {k: cut(getattr(batch, k)) for k in ("action", "mask", "logp_old")}
+    return batch._replace(obs=jax.tree.map(cut, batch.obs), **rows)
+
+  def g(batch: Batch) -> Sums:
+    zeros = lambda s: jnp.zeros(s.shape, s.dtype)
+    none = lambda b: jax.tree.map(zeros, jax.eval_shape(f, b))
+    sizes = [n for n in buckets if n < batch.mask.shape[1]]
+    cuts = [lambda b, n=n: f(short(b, n)) for n in sizes]
+    longest = jnp.max(_lengths(batch))
+    place = jnp.searchsorted(jnp.asarray([0, *sizes]), longest)
+    return jax.lax.switch(place, [none, *cuts, f], batch)
+
+  return g
+
+
+def _lengths(batch: Batch):
+  """Tokens of each row, int32[B]; rows that do not count have none."""
+  used_B = jnp.sum(batch.obs["segments"] > 0, axis=1)
+  return jnp.where(batch.weight > 0, used_B, 0)
 
 
 def _all_adapters(p: PyTree) -> bool:

@@ -19,6 +19,11 @@ devices have been added, so that a gradient depends on neither. Only tokens with
 
 Deviations: TRL's `bnpo` divides by the tokens of one device's batch; here the
 count is global, which makes `bnpo` and `dapo` one function with two defaults.
+`truncate` (grpo, bnpo, dapo, dr_grpo) parts the clip from the correction for
+a sampler that lags behind: the clipped ratio is to the weights before this
+update, and each token weighs `truncated_weights`, min(pi / mu, truncate)
+(decoupled PPO, Hilton et al. 2022, https://arxiv.org/abs/2110.00641, truncated
+as in V-trace). Without it the ratio is pi / mu itself.
 The papers' means over groups are means over conversations here: groups may
 have lost members to failed environments, and one conversation is one vote.
 """
@@ -66,9 +71,11 @@ def grpo(
   low: float = 0.2,
   high: float = 0.2,
   dual: float | None = None,
+  truncate: float | None = None,
 ) -> Sums:
   """The mean over tokens of each conversation, then over conversations."""
-  return by_row(_clipped_tokens(logp_BT, batch, low, high, dual), batch)
+  loss_BT = _clipped_tokens(logp_BT, batch, low, high, dual, truncate)
+  return by_row(loss_BT, batch)
 
 
 def bnpo(
@@ -78,9 +85,11 @@ def bnpo(
   low: float = 0.2,
   high: float = 0.2,
   dual: float | None = None,
+  truncate: float | None = None,
 ) -> Sums:
   """The mean over all sampled tokens of the step."""
-  return by_token(_clipped_tokens(logp_BT, batch, low, high, dual), batch)
+  loss_BT = _clipped_tokens(logp_BT, batch, low, high, dual, truncate)
+  return by_token(loss_BT, batch)
 
 
 dapo = functools.partial(bnpo, high=0.28)
@@ -94,13 +103,14 @@ def dr_grpo(
   low: float = 0.2,
   high: float = 0.2,
   dual: float | None = None,
+  truncate: float | None = None,
 ) -> Sums:
   """The sum over tokens, over conversations times `budget` tokens.
 
   A constant in place of the length: long wrong answers are not forgiven. Goes
   with advantages that are not divided by the group's deviation.
   """
-  loss_BT = _clipped_tokens(logp_BT, batch, low, high, dual)
+  loss_BT = _clipped_tokens(logp_BT, batch, low, high, dual, truncate)
   total, _ = by_token(loss_BT, batch)
   return total, budget * jnp.sum(batch.weight)
 
@@ -175,10 +185,14 @@ def _rows(batch: Batch) -> Float[Array, " B"]:
   return batch.weight * (jnp.sum(batch.mask, axis=1) > 0)
 
 
-def _clipped_tokens(logp_BT, batch: Batch, low, high, dual):
+def _clipped_tokens(logp_BT, batch: Batch, low, high, dual, truncate):
   """`clipped` of each token's ratio: f32[B, T]."""
-  ratio_BT, adv_BT = _token_ratio(logp_BT, batch), batch.adv[:, None]
-  return clipped(ratio_BT, adv_BT, low, high, dual)
+  adv_BT = batch.adv[:, None]
+  if truncate is None:
+    return clipped(_token_ratio(logp_BT, batch), adv_BT, low, high, dual)
+  w_BT = truncated_weights(logp_BT, batch.logp_old, batch.mask, truncate)
+  own = batch._replace(logp_old=jax.lax.stop_gradient(logp_BT))
+  return w_BT * clipped(_token_ratio(logp_BT, own), adv_BT, low, high, dual)
 
 
 def _token_ratio(logp_BT, batch: Batch) -> Float[Array, "B T"]:
@@ -260,9 +274,11 @@ def statistics(
   batch: Batch,
   low: float = 0.2,
   high: float = 0.2,
+  most: float = 2.0,
 ) -> dict[str, Sums]:
   """What to log of a step, each as (sum, count): ratio, clip fraction, k1.
 
+  `weights_cut` is the share of tokens that `truncated_weights` would cut.
   Of ratio and its square, E[w]^2 / E[w^2] is the effective sample size as a
   share of the tokens (Kong 1992).
   """
@@ -275,5 +291,6 @@ def statistics(
     "ratio": by_token(ratio_BT, batch),
     "ratio_square": by_token(ratio_BT**2, batch),
     "clip_fraction": by_token(out_BT.astype(jnp.float32), batch),
+    "weights_cut": by_token((ratio_BT > most).astype(jnp.float32), batch),
     "kl_sampler": by_token(batch.logp_old - logp_BT, batch),
   }

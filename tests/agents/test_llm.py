@@ -91,12 +91,45 @@ def test_chunks_micro_batches_and_padding_change_nothing(params):
   rows = batch(cloned=(2,))
   whole = value_and_grad(options, params, rows)
   assert 0 < whole[0][1]["accuracy"] + 1  # there are figures
-  for how in ({"chunk": 5}, {"micro": 3, "chunk": 4}):
+  # Rows have 12, 8, 4 and 12 tokens: buckets cut some, and hold all.
+  buckets = {"micro": 2, "buckets": (4, 9)}
+  for how in ({"chunk": 5}, {"micro": 3, "chunk": 4}, buckets):
     close(value_and_grad(options | how, params, rows), whole)
   padded = jax.tree.map(
     lambda x: np.concatenate([x, np.zeros((2, *x.shape[1:]), x.dtype)]), rows
   )
   close(value_and_grad(options, params, padded), whole)
+
+
+def test_a_batch_without_rows_is_not_computed_and_is_zero(params):
+  rows = batch()
+  none = rows._replace(weight=np.zeros_like(rows.weight))
+  for how in ({}, {"micro": 2, "buckets": (4, 9)}):
+    (loss, _), g = value_and_grad(how, params, none)
+    assert loss == 0 and not any(x.any() for x in jax.tree.leaves(g))
+
+
+def test_conversations_of_too_far_a_sampler_are_left_out(params):
+  rows = batch()
+  logp = np.asarray(objective(params).logp(params, rows))
+  old = np.where(rows.mask > 0, logp, 0)
+  old[1] -= np.log(1.5) * rows.mask[1]  # pi is 1.5 times its mu everywhere
+  rows = rows._replace(logp_old=old)
+  bounds = {"geometric": (0.8, 1.25)}
+  (loss, aux), g = value_and_grad(bounds, params, rows)
+  weight = np.array([1, 0, 1, 1], np.float32)
+  (rest, _), kept = value_and_grad({}, params, rows._replace(weight=weight))
+  assert aux["masked"] == 0.25
+  np.testing.assert_allclose(loss, rest, rtol=1e-5)
+  close(g, kept)
+
+
+def test_bad_buckets_and_bounds_are_refused():
+  for buckets in ((8, 4), (4, 4), (12,), (0, 4)):
+    with pytest.raises(ValueError, match="must rise and lie below 12"):
+      agent(buckets=buckets)
+  with pytest.raises(ValueError, match="geometric is .0.9,"):
+    agent(geometric=(0.9,))
 
 
 def test_cloned_rows_and_sampled_rows_meet_by_their_numbers(params):

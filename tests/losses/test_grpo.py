@@ -89,6 +89,16 @@ def test_dual_clip_bounds_a_bad_answer():
   assert value("grpo", good, dual=3.0) == value("grpo", good)
 
 
+def test_truncated_weights_take_the_place_of_the_ratio():
+  """The clip sees a ratio of 1; what the sampler lags behind is a weight."""
+  f = lambda x: jnp.divide(*grpo.grpo(x, TWO, truncate=1.2))
+  loss, g = jax.value_and_grad(f)(jnp.zeros((2, 3)))
+  # Row 0: -2 min(1.5, 1.2). Row 1: 1 times .5, 1 and 1, over three tokens.
+  np.testing.assert_allclose(loss, (-2.4 + 2.5 / 3) / 2, rtol=1e-6)
+  np.testing.assert_allclose(g[0], [-1.2, 0, 0], rtol=1e-6)
+  np.testing.assert_allclose(g[1], np.array([0.5, 1, 1]) / 6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_sampled_tokens_of_rows_that_count_carry_gradient(name):
   one = batch(
@@ -179,6 +189,9 @@ def test_statistics_by_hand():
   square, _ = out["ratio_square"]
   np.testing.assert_allclose(square, 2.25 + 0.25 + 2, rtol=1e-6)
   assert float(out["clip_fraction"][0]) == 2  # 1.5 up, .5 down
+  assert float(out["weights_cut"][0]) == 0
+  cut, n = grpo.statistics(jnp.zeros((2, 3)), TWO, most=1.2)["weights_cut"]
+  assert (float(cut), float(n)) == (1, 4)
   np.testing.assert_allclose(
     out["kl_sampler"][0], -np.log(1.5) - np.log(0.5), rtol=1e-5
   )
