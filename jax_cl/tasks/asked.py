@@ -12,6 +12,7 @@ Rules of language alone: no word of any task, no policy, no database.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -180,6 +181,7 @@ class Ask(NamedTuple):
   fallback: bool  # asked for only where the rest is forbidden
 
 
+@functools.lru_cache(4096)
 def plain(text: str) -> str:
   """Lower case, one kind of apostrophe and of dash, words of one form."""
   text = text.lower().replace("\u2019", "'").replace("\u2013", "-")
@@ -189,10 +191,20 @@ def plain(text: str) -> str:
 
 def asks(sentences: Sequence[str]) -> list[Ask]:
   """All that is asked for, in the order in which it was said."""
-  return [a for n, s in enumerate(sentences) for a in _asks(n, plain(s))]
+  return [
+    Ask(kind, clause, sentence, n, fallback)
+    for n, sentence in enumerate(map(plain, sentences))
+    for kind, clause, fallback in _asks(sentence)
+  ]
 
 
-def _asks(n: int, sentence: str) -> Iterator[Ask]:
+@functools.lru_cache(4096)  # episodes hear the same sentences turn after turn
+def _asks(sentence: str) -> tuple[tuple[str, str, bool], ...]:
+  """(kind, clause, fallback) of each thing that a sentence asks for."""
+  return tuple(_asked(sentence))
+
+
+def _asked(sentence: str) -> Iterator[tuple[str, str, bool]]:
   for part in _SO_IF.split(sentence):
     rest, fallback = part, bool(re.match(r"otherwise\b", part))
     if found := _IF.match(part):
@@ -202,7 +214,7 @@ def _asks(n: int, sentence: str) -> Iterator[Ask]:
     for clause in _clauses(rest):
       said = re.split(r"\b(?:if|unless)\b", clause)[0]
       for kind in kinds(said):
-        yield Ask(kind, clause, sentence, n, fallback)
+        yield kind, clause, fallback
 
 
 _SO_IF = re.compile(r"(?:,? (?:and|but)|;) (?=if\b|otherwise\b)")

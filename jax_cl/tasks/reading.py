@@ -95,9 +95,12 @@ def read_story(state: actions.State) -> Story:
 
 def _bookings(state: actions.State) -> list[Wish]:
   """What the airline's policy lets be done of what was asked for."""
-  out = []
+  out: list[Wish] = []
+  about = (("reservation_id", "reservation"), ("user_id", "user"))
+  if not any(state.seen.of(type) for _, type in about):
+    return out
   for w in bookings.plan(state).wanted:
-    for slot, type in (("reservation_id", "reservation"), ("user_id", "user")):
+    for slot, type in about:
       if slot in w.values:
         key = entities.key_of(w.values[slot])
         if key not in state.seen.by_type.get(type, {}):
