@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
         "trials": 1,  # of each test task, after each stage
         "val_trials": 1,  # of each val task; 0: none
         "interval": 0,  # steps between evaluations on val in a stage, 0: none
+        "warm_start": False,  # one on val between cloning and policy gradient
       },
       "verbose": False,
       "log_interval": 10,

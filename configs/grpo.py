@@ -69,6 +69,7 @@ def get_config():
   # Rows of the Fisher information are what the policy itself sampled.
   config.cl.args.ewc.fisher = "empirical"
   config.cl.args.online_ewc.fisher = "empirical"
+  config.eval.warm_start = True
   config.log_interval = 10
   config.record = ("train",)
   return config

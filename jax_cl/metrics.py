@@ -15,7 +15,8 @@ and null in JSON. A missing evaluation makes what needs it NaN, never a guess.
 `run.json` says what the run is, before its first step:
   {"name": ..., "method": "replay", "seed": 0, "curriculum": "sequential",
    "domains": ["airline", "retail"],              # columns of R
-   "stages": [{"name": "airline", "domains": ["airline"], "steps": 100}, ...],
+   "stages": [{"name": "airline", "domains": ["airline"], "steps": 100,
+               "clone_steps": 60}, ...],
    "protocol": {...},                             # tasks.protocol.describe()
    "references": {"do_nothing": {"test": {"airline": .3}}, "oracle": ...}}
 `references` are scores of fixed policies by split and domain: floors (do
@@ -662,15 +663,62 @@ def results(
     "intervals" {metric: [low, high]} over tasks, "pass_hat_k" {k: matrix},
     "write_only" {"matrix", "metrics", "intervals"} on tasks that require a
     write, "curves", "tasks" and "episodes" a domain, "failures".
-  A split that was never evaluated is absent.
+  A split that was never evaluated is absent. Where val was evaluated between
+  cloning and policy gradient, "warm_starts" says what the latter added.
   """
   out = dict(run)
   for split in ("test", "val"):
     if cells := final_rows(rows, split):
       out[split] = _split_results(rows, run, split, cells, resamples)
+  if found := warm_starts(rows, run, resamples):
+    out["warm_starts"] = found
   if (asked := run.get("protocol")) and "test" in out:
     out["protocol"] = _with_trials(asked, out["test"])
   return out
+
+
+def warm_starts(
+  rows: Sequence[Row], run: Run, resamples: int = 1000
+) -> list[dict[str, Any]]:
+  """What the policy gradient of each stage added to what it began from.
+
+  For a stage that clones first, the mean reward on its domains' val tasks when
+  it had cloned ("warm") and at its end ("after"); their difference, paired by
+  task, with a 95% bootstrap interval over tasks ("rise", "interval").
+  """
+  out, begun = [], 0
+  for k, stage in enumerate(run["stages"]):
+    at, end = begun + stage.get("clone_steps", 0), begun + stage["steps"]
+    begun = end
+    for domain in stage["domains"]:
+      here = [r for r in rows if r["stage"] == k and r["domain"] == domain]
+      warm, after = _task_means(here, at), _task_means(here, end)
+      if at < end and warm and warm.keys() == after.keys():
+        both = np.array([[warm[t], after[t]] for t in sorted(warm)])
+        found = {"stage": k, "name": stage["name"], "domain": domain}
+        out.append(found | _rise(both, resamples))
+  return out
+
+
+def _task_means(rows: Iterable[Row], step: int) -> dict[str, float]:
+  """task id -> mean reward of its trials on val at that step."""
+  found: dict[str, dict[int, float]] = {}
+  for r in rows:
+    if r["phase"] == "eval" and r["split"] == "val" and r["step"] == step:
+      if not r.get("failure"):
+        found.setdefault(r["task_id"], {})[r["trial"]] = float(r["reward"])
+  return {t: sum(v.values()) / len(v) for t, v in found.items()}
+
+
+def _rise(both: Float[np.ndarray, "n 2"], resamples: int) -> dict[str, Any]:
+  n, rise = len(both), both[:, 1] - both[:, 0]
+  counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, resamples)
+  low, high = np.percentile(counts @ rise / n, [2.5, 97.5])
+  warm, after = both.mean(0)
+  return {
+    "warm": warm, "after": after, "rise": rise.mean(), "interval": [low, high],
+    "tasks": n,
+  }  # fmt: skip
 
 
 def _with_trials(protocol: Mapping, test: Mapping) -> dict[str, Any]:

@@ -255,7 +255,10 @@ class _Run:
     if (n + 1) % config.log_interval == 0 or n + 1 == stage.steps:
       self.interval()
     every = config.eval.interval
-    if every and (n + 1) % every == 0 and n + 1 < stage.steps:
+    due = every and (n + 1) % every == 0
+    if config.eval.get("warm_start", False):
+      due = due or n + 1 == stage.clone_steps
+    if due and n + 1 < stage.steps:
       self.look(k, n + 1)
     if (n + 1) % config.train.save_interval == 0 and n + 1 < stage.steps:
       with self.spent.time("aside"):
@@ -513,7 +516,12 @@ class _Run:
       "seed": config.seed,
       "domains": list(self.what.domains),
       "stages": [
-        {"name": s.name, "domains": list(s.domains), "steps": s.steps}
+        {
+          "name": s.name,
+          "domains": list(s.domains),
+          "steps": s.steps,
+          "clone_steps": s.clone_steps,
+        }
         for s in self.what.stages
       ],
       **self.what.about,

@@ -358,6 +358,40 @@ def test_pass_hat_k_has_its_own_matrix():
   assert "4" not in got["pass_hat_k"]
 
 
+def test_what_the_policy_gradient_added_to_its_warm_start():
+  """Two stages of ten steps, six of them cloning; paired by task."""
+  stages = [
+    {"name": d, "domains": [d], "steps": 10, "clone_steps": 6} for d in "ab"
+  ]
+  run = {"stages": stages, "domains": ["a", "b"]}
+
+  def look(step, stage, domain, rewards, **more):
+    return [
+      {"phase": "eval", "split": "val", "stage": stage, "step": step,
+       "domain": domain, "task_id": task, "trial": n, "reward": r, **more}
+      for task, trials in rewards.items() for n, r in enumerate(trials)
+    ]  # fmt: skip
+
+  rows = [
+    *look(6, 0, "a", {"x": [0, 1], "y": [0, 0]}),
+    *look(10, 0, "a", {"x": [1, 1], "y": [1, 0]}),
+    *look(10, 0, "b", {"z": [1]}),  # another domain, and the test split
+    *look(10, 0, "a", {"x": [0, 0]}, split="test"),
+    *look(16, 1, "b", {"z": [1]}),  # never looked at again
+  ]
+  (found,) = metrics.warm_starts(rows, run)
+  assert (found["stage"], found["domain"], found["tasks"]) == (0, "a", 2)
+  # x rises from 1/2 to 1, y from 0 to 1/2: each task by a half.
+  assert (found["warm"], found["after"]) == (0.25, 0.75)
+  assert found["rise"] == 0.5 and found["interval"] == [0.5, 0.5]
+  rows += look(20, 1, "b", {"z": [0]})
+  assert [w["rise"] for w in metrics.warm_starts(rows, run)] == [0.5, -1]
+  # Runs of before hold no `clone_steps`, those without cloning no warm start.
+  for s in stages:
+    del s["clone_steps"]
+  assert metrics.warm_starts(rows, run) == []
+
+
 def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(tmp_path):
   path = tmp_path / "episodes.jsonl"
   path.write_text('{"a": 1}\n{"a": 2}\n{"a"')

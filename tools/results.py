@@ -137,6 +137,7 @@ def _run(work: pathlib.Path) -> list[tables.Block]:
     tables.Image("matrix.png", f"reward on {split} after each stage"),
     tables.matrix(found, split),
     tables.metric_table(found[split]),
+    *tables.warm_starts(found.get("warm_starts") or (), level=4),
   ]
 
 

@@ -201,6 +201,30 @@ MEANING = {
 }
 
 
+def warm_starts(
+  found: Sequence[Mapping[str, Any]], level: int = 2
+) -> list[Block]:
+  """What the policy gradient added on val, stage by stage."""
+  if not found:
+    return []
+  rows = [
+    [
+      f"{w['stage']}: {w['name']}",
+      w["domain"],
+      number(w["warm"]),
+      number(w["after"]),
+      with_interval(w["rise"], *w["interval"], sign=True),
+      str(w["tasks"]),
+    ]
+    for w in found
+  ]
+  header = ["stage", "domain", "when it had cloned", "at its end"]
+  return [
+    Heading("What the policy gradient added, on val", level),
+    Table([*header, "rise [95%], paired by task", "tasks"], rows),
+  ]
+
+
 def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
   """The report of one run."""
   split = "test" if "test" in results else "val"
@@ -251,6 +275,7 @@ def run(results: Results, workdir: str = "WORKDIR") -> list[Block]:
       Text("Every choice was made here; test was read for the matrix alone."),
     ]
   blocks += [
+    *warm_starts(results.get("warm_starts") or ()),
     Heading("Again"),
     Code(
       f"python -m jax_cl.evaluate --workdir={workdir} --stage=0  # one row\n"
