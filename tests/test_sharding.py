@@ -9,7 +9,8 @@ import pytest
 from jax_cl import sharding, tree, update
 from jax_cl.agents import llm
 from jax_cl.methods import online_ewc
-from jax_cl.policies import llama
+from jax_cl.policies import hub, llama, tiny
+from jax_cl.problems import tau2_llm
 from jax_cl.types import Batch
 
 T, B = 8, 8
@@ -122,3 +123,27 @@ def test_activations_stay_with_their_rows():
   assert pinned.sharding.shard_shape(pinned.shape) == (2, 5, 16)
   assert odd.shape == (3, 5, 16)  # three rows cannot be split over four
   assert sharding.rows(x) is x  # outside, and on one device
+
+
+def test_weights_are_read_into_their_shards(tmp_path):
+  """The base in two bytes a number, new adapters in four."""
+  policy = tiny.make(
+    layers=1, width=32, heads=2, kv_heads=1, head_width=16, ff_width=64
+  )
+  params = jax.jit(policy.init)(jax.random.key(3))
+  hub.write(tmp_path, policy.config, params, tokenizer=tiny.tokenizer())
+  made = tau2_llm.language_model(
+    length=8, model=str(tmp_path), lora_rank=2, frozen_dtype="bfloat16", kl=0.1
+  )
+  where = sharding.layout(8, fsdp=2, tensor=2)
+  p, frozen = made.agent.load(jax.random.key(0), where)
+  assert frozen["base"] is None  # the base is the tree without adapters
+  assert {path.rsplit("/", 1)[-1] for path in tree.paths(p)} == {
+    "lora_a", "lora_b",
+  }  # fmt: skip
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(p))
+  read = dict(zip(tree.paths(frozen["rest"]), jax.tree.leaves(frozen["rest"])))
+  for path, x in zip(tree.paths(params), jax.tree.leaves(params)):
+    np.testing.assert_array_equal(read[path], x.astype(jnp.bfloat16))
+  up = read["layers/mlp/up/kernel"]
+  assert up.sharding.shard_shape(up.shape) == (1, 16, 32)

@@ -1,9 +1,12 @@
 """Published sizes, counted without making a single parameter."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from jax_cl import policies, tree
+from jax_cl.policies import weights
 
 # Totals that the hub shows for the safetensors (tied heads counted once).
 PUBLISHED = {
@@ -46,3 +49,28 @@ def test_adapters_of_qwen_7b_by_hand():
   changes = {"lora_rank": 16, "lora_targets": "layers/attn/(q|v)"}
   added = size("qwen2.5-7b", **changes) - size("qwen2.5-7b")
   assert added == 28 * 16 * (3584 + 3584 + 3584 + 512)
+
+
+@pytest.mark.parametrize(
+  "name, variant",
+  [
+    ("Qwen/Qwen2.5-7B-Instruct", "qwen2.5-7b"),
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+    ("qwen3-8b", "qwen3-8b"),
+  ],
+)
+def test_a_new_model_has_a_published_one_s_sizes(name, variant, monkeypatch):
+  refuse = lambda *a: pytest.fail("a file was asked for")
+  monkeypatch.setattr(weights, "find", refuse)
+  new = f"new:{name}"
+  policy = weights.policy(new, dtype="bfloat16")
+  known = policies.family(VARIANTS[variant]).VARIANTS[variant]
+  assert policy.config == dataclasses.replace(known, dtype="bfloat16")
+  assert weights.is_new(new) and not weights.is_new(name)
+  # Texts become ids that it has.
+  assert weights.tokenizer(new).get_vocab_size() <= policy.config.vocab
+
+
+def test_sizes_nobody_published_are_refused():
+  with pytest.raises(ValueError, match="did you mean 'qwen2.5-7b'"):
+    weights.policy("new:Qwen/Qwen2.5-7-Instruct")
