@@ -11,6 +11,7 @@ one's, else 0.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def main(argv: list[str]) -> int:
   if len(argv) < 2 or not argv[0].isdigit():
     print(__doc__)
     return 2
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   n, port = int(argv[0]), _free_port()
   hosts = [
     subprocess.Popen(
@@ -36,10 +38,10 @@ def main(argv: list[str]) -> int:
         return failed[0]
       time.sleep(0.2)
     return next((h.returncode for h in hosts if h.returncode), 0)
-  finally:
+  finally:  # not by SIGTERM, which JAX holds back where several processes run
     for h in hosts:
       if h.poll() is None:
-        h.terminate()
+        h.kill()
 
 
 def _free_port() -> int:
