@@ -9,6 +9,7 @@ which others share its wave.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,47 +35,104 @@ class Job:
   info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class _Slot:
-  """A live episode."""
+Begin = Callable[[], tuple[env_lib.Env, actions.State]]
 
-  def __init__(self, job: Job, space, make_user, max_turns: int):
-    self.job = job
+
+class Node:
+  """What is known of an episode after some choices."""
+
+  __slots__ = ("after", "episode", "row")
+
+  def __init__(self):
+    self.after: dict[int, Node] = {}  # by the choice that is made next
+    self.episode: Episode | None = None  # where it has ended
+    self.row: Any = None  # features of the next decision, packed
+
+
+class Tree:
+  """Episodes that were run before, by task, seed and choices.
+
+  With the scripted user an episode is a function of these. The policies of a
+  stream, and of a comparison, mostly choose alike on the same held-out tasks:
+  where one has been before, neither environment nor features run again.
+  """
+
+  def __init__(self, most: int = 50_000):
+    self.most, self.size = most, 0  # nodes; full, it is emptied
+    self.roots: dict[Any, Node] = {}
+
+  def root(self, job: Job, max_turns: int) -> Node:
+    if self.size > self.most:
+      self.roots, self.size = {}, 0
+    info = tuple(sorted(job.info.items()))
+    key = job.spec, job.allowed, job.seed, info, max_turns
+    return self.roots.setdefault(key, Node())
+
+
+class _Slot:
+  """An episode on its way; its environment follows when it is needed."""
+
+  def __init__(self, job: Job, begin: Begin, node: Node):
+    self.job, self.node, self._begin = job, node, begin
     self.decisions: list[Decision] = []
+    self.choice: actions.Choice | None = None
     self.failure = ""
-    today = space.today.get(job.spec.domain, "")
-    self.state = actions.State(space, job.allowed, job.spec.solo, today)
     self.n = 0
-    self.env: env_lib.Env | None = None
-    try:
-      user: User | None = None if job.spec.solo else make_user()
-      self.env = env_lib.Env(job.spec, user, seed=job.seed, max_turns=max_turns)
-      demos.observe(self.env, self.state, self.env.reset())
-    except Exception as e:  # a broken user or environment is data
-      self.failure = f"{type(e).__name__}: {e}"
+    self._env: env_lib.Env | None = None
+    self._state: actions.State | None = None
+    self._ahead: list[int] = []  # choices that the environment has yet to see
+    if node.row is None and node.episode is None:
+      self._catch_up()
+      node.episode = self._ended()
 
   @property
-  def live(self) -> bool:
-    return not self.failure and self.env is not None and not self.env.done
+  def state(self) -> actions.State:
+    self._catch_up()
+    assert self._state is not None
+    return self._state
 
-  def take(self, index: int) -> None:
-    turn = self.state.choose(index)
-    if turn is None:
-      return
-    assert self.env is not None
+  def take(self, index: int) -> int:
+    """Makes a choice; how many nodes are new."""
+    self.n += 1
+    self._ahead.append(index)
+    known = self.node.after.get(index)
+    new = known is None
+    if known is None:
+      self._catch_up()
+      known = self.node.after[index] = Node()
+      known.episode = self._ended()
+    self.node = known
+    return int(new)
+
+  def _catch_up(self) -> None:
+    """A broken user or environment is data: `failure`."""
     try:
-      demos.observe(self.env, self.state, self.env.step(turn))
+      if self._env is None and not self.failure:
+        self._env, self._state = env, state = self._begin()
+        demos.observe(env, state, env.reset())
+      while self._ahead and not self.failure:
+        self._act(self._ahead.pop(0))
     except Exception as e:
       self.failure = f"{type(e).__name__}: {e}"
 
-  def episode(self) -> Episode:
+  def _act(self, index: int) -> None:
+    assert self._env is not None and self._state is not None
+    turn = self._state.choose(index)
+    if turn is not None:
+      demos.observe(self._env, self._state, self._env.step(turn))
+
+  def _ended(self) -> Episode | None:
     info = {**self.job.info, "seed": self.job.seed}
-    if not self.failure and self.env is not None:
-      return self.env.episode(self.decisions, info)
-    turns = self.env.turns if self.env is not None else ()
-    none = Verdict(0.0, {}, (), self.failure)
-    return Episode(
-      self.job.spec, turns, none, "failed", (), info, failure=self.failure
-    )
+    if self.failure:
+      turns = self._env.turns if self._env is not None else ()
+      none = Verdict(0.0, {}, (), self.failure)
+      return Episode(
+        self.job.spec, turns, none, "failed", (), info, failure=self.failure
+      )
+    assert self._env is not None
+    if self._env.done:
+      return self._env.episode(self.decisions, info)
+    return None
 
 
 def run(
@@ -90,6 +148,7 @@ def run(
   slots: int = 32,
   max_turns: int = 200,
   temperature: float = 1.0,
+  tree: Tree | None = None,
 ) -> list[Episode]:
   """Runs every job, `slots` at a time; one that ends makes room for the next.
 
@@ -98,49 +157,77 @@ def run(
     record: keep decisions (training); evaluation has no use for them.
     temperature: of the draws, times the agent's own. A row remembers it
       (`heat`), so that it is learned under the policy that it was drawn from.
+    tree: episodes of before; only where none is recorded and users repeat
+      themselves.
 
   Returns:
     An episode a job, in order; those whose user or environment broke carry
     `failure`.
   """
+  if tree is not None and record:
+    raise ValueError("a tree keeps no decisions; leave it out, or record")
   out: dict[int, Episode] = {}
   live: dict[int, _Slot] = {}
   waiting = iter(enumerate(jobs))
+  heat = np.float32(np.log(temperature))
+
+  def begin(job: Job):
+    user: User | None = None if job.spec.solo else make_user()
+    env = env_lib.Env(job.spec, user, seed=job.seed, max_turns=max_turns)
+    space = featurizer.space
+    today = space.today.get(job.spec.domain, "")
+    return env, actions.State(space, job.allowed, job.spec.solo, today)
+
   while len(out) < len(jobs):
     for i, job in itertools.islice(waiting, slots - len(live)):
-      live[i] = _Slot(job, featurizer.space, make_user, max_turns)
-    if ready := [s for s in live.values() if s.live]:
-      _step(
-        act, params, frozen, ready, featurizer, greedy, record, slots,
-        np.float32(np.log(temperature)),
-      )  # fmt: skip
-    for i in [i for i, s in live.items() if not s.live]:
-      out[i] = live.pop(i).episode()
+      node = Node() if tree is None else tree.root(job, max_turns)
+      live[i] = _Slot(job, functools.partial(begin, job), node)
+    ready = [s for s in live.values() if s.node.episode is None]
+    if ready:
+      new = _step(
+        act, params, frozen, ready, featurizer, greedy, record, slots, heat
+      )
+      if tree is not None:
+        tree.size += new
+    for i in [i for i, s in live.items() if s.node.episode is not None]:
+      episode = live.pop(i).node.episode
+      assert episode is not None
+      out[i] = episode
   return [out[i] for i in range(len(jobs))]
 
 
-def _step(act, params, frozen, live, featurizer, greedy, record, slots, heat):
-  """One decision of every live episode."""
-  choices = [s.state.choice() for s in live]
-  featurizer.prefetch([s.state for s in live], choices)
-  rows = [
-    {**featurizer.obs(s.state, c), "heat": heat}
-    for s, c in zip(live, choices, strict=True)
-  ]
-  rows += [rows[0]] * (slots - len(rows))
-  obs = {k: np.stack([r[k] for r in rows]) for k in rows[0]}
+def _step(
+  act, params, frozen, live, featurizer, greedy, record, slots, heat
+) -> int:
+  """One decision of every live episode; how many led where none had been."""
+  _look(live, featurizer)
+  rows = [{**featurizer.unpack(s.node.row), "heat": heat} for s in live]
+  padded = rows + [rows[0]] * (slots - len(rows))
+  obs = {k: np.stack([r[k] for r in padded]) for k in rows[0]}
   seeds = np.zeros((slots, 2), np.uint32)
   seeds[: len(live)] = [(s.job.seed % 2**32, s.n) for s in live]
   chosen, logp, _ = act(params, frozen, obs, seeds, greedy=greedy)
   chosen, logp = np.asarray(chosen), np.asarray(logp)
-  for i, (s, c) in enumerate(zip(live, choices, strict=True)):
+  new = 0
+  for i, s in enumerate(live):
     index = int(chosen[i])
     if record:
       s.decisions.append(
-        featurizer.decision(s.state, c, rows[i], index, float(logp[i]))
+        featurizer.decision(s.state, s.choice, rows[i], index, float(logp[i]))
       )
-    s.n += 1
-    s.take(index)
+    new += s.take(index)
+  return new
+
+
+def _look(live: Sequence[_Slot], featurizer: features.Featurizer) -> None:
+  """Makes the features of decisions that were never come to before."""
+  new = [s for s in live if s.node.row is None]
+  states = [s.state for s in new]
+  choices = [state.choice() for state in states]
+  featurizer.prefetch(states, choices)
+  for s, state, choice in zip(new, states, choices, strict=True):
+    s.choice = choice
+    s.node.row = featurizer.pack(featurizer.obs(state, choice), choice)
 
 
 def jit_act(agent) -> Callable[..., Any]:

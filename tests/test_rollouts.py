@@ -1,5 +1,7 @@
 """Rollouts of the agent layer: order, seeds, failures, the greedy floor."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -117,3 +119,43 @@ def test_wandering_ends_at_the_limit(small):
   only = frozenset({"request:check_status_bar"})
   (e,) = _run(small, [rollouts.Job(spec, only, 0)], max_turns=12)
   assert e.termination == "max_steps" and e.reward == 0.0
+
+
+def test_what_was_run_before_is_not_run_again(small):
+  """Episodes from a tree are those without one, and cost no environment."""
+  what, params, frozen = small
+  jobs = _jobs(small, 3)
+  made, other = [], jax.tree.map(lambda x: x + 0.1, params)
+
+  def make_user():
+    made.append(1)
+    return users.make("scripted")()
+
+  def run(params, tree):
+    done = rollouts.run(
+      rollouts.jit_act(what.agent), params, frozen, jobs, what.featurizer,
+      make_user, greedy=False, record=False, slots=2, max_turns=30, tree=tree,
+    )  # fmt: skip
+    unstamped = lambda t: dataclasses.replace(t, timestamp="")
+    return [
+      dataclasses.replace(e, turns=tuple(map(unstamped, e.turns))) for e in done
+    ]
+
+  tree = rollouts.Tree()
+  begun = []
+  for p in (params, params, other):
+    made.clear()
+    assert run(p, tree) == run(p, None)
+    begun.append(len(made) - len(jobs))  # those without a tree all begin
+  assert begun[:2] == [3, 0] and 0 < begun[2] <= 3
+  assert tree.size > 10
+  tree.most = 0
+  assert run(params, tree) == run(params, None)  # emptied, and filled again
+
+
+def test_a_tree_keeps_no_decisions(small):
+  with pytest.raises(ValueError, match="keeps no decisions"):
+    rollouts.run(
+      None, None, None, [], small[0].featurizer, None,
+      greedy=True, record=True, tree=rollouts.Tree(),
+    )  # fmt: skip

@@ -32,6 +32,7 @@ class Kit:
   agent: Agent
   act: Callable[..., Any]  # jitted
   fingerprint: str
+  tree: rollouts.Tree | None = None  # of evaluations, where users repeat
   cache: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -69,6 +70,7 @@ def get(
     while len(_kits) >= KEPT:
       del _kits[next(iter(_kits))]
     _kits[key] = make()
+    _kits[key].tree = rollouts.Tree()
   return _kits[key]
 
 

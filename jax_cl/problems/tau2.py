@@ -299,6 +299,7 @@ class Tau2:
       slots=self._slots,
       max_turns=self._max_turns,
       temperature=temperature,
+      tree=None if record else self._kit.tree,
     )
 
   def _allowed(self, spec: types.TaskSpec, stage: int) -> frozenset[str]:
