@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -210,7 +210,9 @@ def again(
 @shell.command
 def main(argv: Sequence[str] | None = None) -> int:
   parser = shell.Parser(
-    prog="python -m jax_cl.evaluate", description=__doc__.split("\n")[0]
+    prog="python -m jax_cl.evaluate",
+    description=__doc__.split("\n")[0],
+    allow_abbrev=False,
   )
   parser.add_argument("--workdir", help="a run's folder")
   parser.add_argument("--stage", type=int, default=None)
@@ -221,12 +223,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--out", help="a file for scores and episodes as JSON")
   args, rest = parser.parse_known_args(argv)
   names.check("split", args.split, ("test", "val"))
-  if bool(args.model) == bool(args.workdir) or (rest and args.workdir):
+  if bool(args.model) == bool(args.workdir):
     raise ValueError(
       "give --workdir=RUN, or --model=FOLDER with --config=configs/NAME.py"
     )
-  if args.model or args.trials:
-    return tried(args, rest)
+  if args.workdir and rest:
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
+  if args.model or args.trials is not None or args.sample or args.out:
+    return tries(args, rest)
   rows, wrong = again(args.workdir, args.stage, args.split)
   if not any(rows.values()):
     raise ValueError(
@@ -243,8 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def tried(args: argparse.Namespace, rest: Sequence[str]) -> int:
-  """Prints, and keeps, pass^k of a model or of a checkpoint."""
+def tries(args: argparse.Namespace, rest: Sequence[str]) -> int:
+  """Tells pass^k of a model or of a checkpoint."""
   trials = 4 if args.trials is None else args.trials
   if trials < 1:
     raise ValueError(f"--trials={trials}: it must be 1 or more")
@@ -254,26 +258,40 @@ def tried(args: argparse.Namespace, rest: Sequence[str]) -> int:
   else:
     found = restore(args.workdir, args.stage, args.sample)
   rows = found.rows(args.split, trials)
-  console, told = Console(), {}
+  passed = {d: metrics.pass_estimates(some) for d, some in rows.items()}
+  console = Console()
   console.table(found.stage, scores(rows))
-  for domain, some in rows.items():
-    passed = metrics.pass_estimates(some)
-    line = "  ".join(
-      f"pass^{k} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]"
-      for k, e in passed.items()
-    )
-    console.say(f"{domain:<10} | {line}")
-    told[domain] = {k: list(e[:3]) for k, e in passed.items()}
+  for domain, ks in passed.items():
+    console.say(f"{domain:<10} | {_passes(ks)}")
   if trials > 1 and found.config.stream.get("greedy"):
     console.say("Answers are the most probable ones: --sample draws them")
   if args.out:
-    out = {
-      "of": args.model or args.workdir, "stage": found.stage,
-      "split": args.split, "trials": trials, "pass_hat_k": told,
-      "scores": scores(rows), "episodes": rows,
-    }  # fmt: skip
-    logs.write_json(pathlib.Path(args.out), metrics.jsonable(out))
+    told = {
+      "of": args.model or args.workdir,
+      "stage": found.stage,
+      "split": args.split,
+      "protocol": _protocol(args.workdir, found.what),
+      "pass_hat_k": {
+        d: {k: [e.mean, e.low, e.high] for k, e in ks.items()}
+        for d, ks in passed.items()
+      },
+      "scores": scores(rows),
+      "episodes": rows,
+    }
+    logs.write_json(pathlib.Path(args.out), metrics.jsonable(told))
   return 0
+
+
+def _passes(ks: Mapping[int, metrics.Estimate]) -> str:
+  one = lambda k, e: f"pass^{k} {e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]"
+  return "  ".join(one(k, e) for k, e in ks.items())
+
+
+def _protocol(workdir: str | None, what: Problem) -> Any:
+  """Under what a score is one; a run has told it, with its floors."""
+  if workdir:
+    return logs.read_json(pathlib.Path(workdir) / "run.json").get("protocol")
+  return what.about.get("protocol")
 
 
 def _tuples(x: Any) -> Any:

@@ -105,7 +105,8 @@ def test_any_hub_folder_is_tried_under_a_config(folder):
   "command, words",
   [
     ([], "give --workdir=RUN, or --model=FOLDER"),
-    (["--workdir=x", "--split=test", "--stagee=1"], "give --workdir=RUN"),
+    (["--workdir=x", "--stagee=1"], "unrecognized arguments: --stagee=1"),
+    (["--workdir=x", "--trials=0"], "--trials=0: it must be 1 or more"),
     (["--model=x", "--config=configs/blobs.py"], "an LLM acts"),
     (["--model=x"], "which experiment?"),
     (["--model=x", "--config=configs/grpo_smoke.py"], "no folder or file x"),
