@@ -10,15 +10,15 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
-NAMES = ("quickstart", "restore_and_evaluate")
+NAMES = ("quickstart", "restore_and_evaluate", "grpo")
 
 
 def read(name):
   return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def execute(name, workdir, monkeypatch):
-  monkeypatch.setenv("JAX_CL_CONFIG", "smoke")
+def execute(name, workdir, monkeypatch, config="smoke"):
+  monkeypatch.setenv("JAX_CL_CONFIG", config)
   monkeypatch.setenv("JAX_CL_WORKDIR", str(workdir))
   monkeypatch.setenv("XLA_FLAGS", "")  # one device, as people have
   where = {"metadata": {"path": str(FOLDER)}}
@@ -52,6 +52,24 @@ def test_both_run_on_the_smoke_config(tmp_path, monkeypatch):
   scores = ast.literal_eval(outputs(second, "text/plain")[1])
   row = [scores[d]["reward"] for d in results["domains"]]
   assert row == results["test"]["matrix"][1]
+
+
+@pytest.mark.slow  # 60 s of CPU
+def test_the_policy_layer_s_runs_on_its_smoke_config(tmp_path, monkeypatch):
+  workdir = tmp_path / "run"
+  done = execute("grpo", workdir, monkeypatch, "grpo_smoke")
+  results = json.loads((workdir / "results.json").read_text())
+  assert len(outputs(done, "image/png")) == 1
+  average = results["test"]["metrics"]["average_performance"]
+  (table,) = outputs(done, "text/markdown")
+  assert f"| `average_performance` | {average:.3f} [" in table
+  _, steps, last, tried = outputs(done, "text/plain")[-4:]
+  lines = (workdir / "trajectories.jsonl").read_text().splitlines()
+  told = json.loads(lines[-1])
+  said = ast.literal_eval(last)
+  assert said == {k: told[k] for k in said} and said["tokens_sampled"] > 0
+  assert len(ast.literal_eval(steps)) == len(results["domains"])
+  assert all(f"'{d}': {{1: Estimate(" in tried for d in results["domains"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -96,21 +96,37 @@ def test_evaluate_reproduces_a_row_in_a_fresh_process(runs):
   assert "identical to the log: 36 episodes of row 2 of R" in done.stdout
 
 
+AGENT = (
+  "--config=configs/smoke.py",
+  "--config.train.batch_size=64",
+)
+POLICY = (
+  "--config=configs/grpo_smoke.py",
+  "--config.agent.args.model_args.layers=1",
+  "--config.agent.args.model_args.width=32",
+  "--config.stream.length=256",
+  "--config.stream.max_new_tokens=4",
+)
+
+
 @pytest.mark.slow
-def test_killed_tau2_runs_end_the_same(tmp_path):
-  """The quickstart's pipeline in small, under the same kills."""
-  options = (
-    "--config=configs/smoke.py",
+@pytest.mark.parametrize(
+  "options, files",
+  [(AGENT, FILES), (POLICY, (*FILES, "trajectories.jsonl"))],
+  ids=["agent", "policy"],
+)
+def test_killed_tau2_runs_end_the_same(tmp_path, options, files):
+  """Small pipelines of both layers, under the same kills."""
+  common = (
     "--config.cl.name=replay",
     "--config.stream.max_tasks_per_domain=2",
     "--config.stream.max_eval_tasks=2",
     "--config.stream.clone_steps=3",
     "--config.stream.pg_steps=3",
     "--config.train.save_interval=2",
-    "--config.train.batch_size=64",
   )
   done = subprocess.run(
-    [sys.executable, "tests/killed.py", str(tmp_path), *options],
+    [sys.executable, "tests/killed.py", str(tmp_path), *options, *common],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -122,6 +138,7 @@ def test_killed_tau2_runs_end_the_same(tmp_path):
   assert lived <= {
     "whole", "Ctrl-C in an update", "removing old checkpoints", "finished",
   }  # fmt: skip
-  for name in FILES:
+  for name in files:
     whole, killed = (tmp_path / k / name for k in ("whole", "killed"))
+    assert whole.stat().st_size > 100
     assert whole.read_bytes() == killed.read_bytes()
