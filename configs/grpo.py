@@ -25,8 +25,10 @@ def get_config():
     "tasks_per_step": 4,
     "group": 4,
     "baseline": "group",  # group_sd | leave_one_out
+    "mask_truncated": False,  # learn nothing where a limit of tokens ended it
     "greedy": True,  # at evaluation
     "slots": 16,  # conversations sampled at a time
+    "decode_steps": 16,  # tokens sampled at a time
     "max_turns": 60,
     "user": "scripted",
     "user_args": {},
@@ -56,7 +58,9 @@ def get_config():
     "kl": 0.0,  # pull to the base model
     "kl_estimator": "k3",
     "entropy_bonus": 0.0,
+    "geometric": (),  # (low, high) of pi / mu, else a row is left out
     "micro": 0,  # rows of a micro-batch
+    "buckets": (),  # lengths that micro-batches are cut to
     "chunk": 256,
     "top_k": 0,
   }

@@ -58,6 +58,7 @@ class Options:
   tasks_per_step: int
   group: int
   baseline: str
+  mask_truncated: bool
   greedy: bool
   max_turns: int
   max_new_tokens: int
@@ -218,6 +219,8 @@ class Tau2LLM:
 
   def batch(self, episodes, seed, every=False):
     adv = batching.advantages(episodes, self.options.baseline)
+    if self.options.mask_truncated:
+      adv = np.where([cut_short(e) for e in episodes], np.nan, adv)
     if every:
       failed = [bool(e.failure) for e in episodes]
       adv = np.where(failed, np.nan, np.nan_to_num(adv))
@@ -327,6 +330,11 @@ def figures(info: Mapping[str, Any]) -> dict[str, float]:
   return out
 
 
+def cut_short(e: types.Episode) -> bool:
+  """Whether a limit of tokens ended it, not what it said."""
+  return any(e.info["events"].get(k) for k in ("truncated", "context"))
+
+
 def _seed(seed: int, spec: types.TaskSpec, trial: int) -> int:
   """Of one evaluated episode: its own, whatever else is evaluated."""
   name = f"{spec.domain}/{spec.task_id}/{trial}".encode()
@@ -381,8 +389,10 @@ def make(
   tasks_per_step: int = 4,
   group: int = 4,
   baseline: str = "group",
+  mask_truncated: bool = False,
   greedy: bool = True,
   slots: int = 16,
+  decode_steps: int = 16,
   max_turns: int = 200,
   user: str = "scripted",
   user_args: Mapping[str, Any] | None = None,
@@ -409,8 +419,13 @@ def make(
     tasks_per_step, group: tasks rolled out for one update, and conversations
       of each; their product must fit into `batch_size` rows.
     baseline: see `batching.advantages`.
+    mask_truncated: nothing is learned from a conversation that a limit of
+      tokens ended; it counts in its group's mean (DAPO's overlong filtering,
+      https://arxiv.org/abs/2503.14476, sec. 3.4).
     greedy: evaluation takes the most probable token; else it samples.
     slots: conversations that are sampled at a time.
+    decode_steps: tokens sampled at a time, about what an answer has: a slot
+      that is done earlier waits for the rest.
     max_turns: tau2's limit of steps.
     user, user_args: see `tasks.users.make`.
     max_eval_tasks: keeps that many val and test tasks a domain, for quick
@@ -454,6 +469,7 @@ def make(
       tasks_per_step=tasks_per_step,
       group=group,
       baseline=baseline,
+      mask_truncated=mask_truncated,
       greedy=greedy,
       max_turns=max_turns,
       max_new_tokens=max_new_tokens,
@@ -470,6 +486,7 @@ def make(
       stops=llm_.chat.stop_ids,
       slots=slots,
       context=length + 1,
+      steps=decode_steps,
     ),
     users.make(user, **(user_args or {})),
   )

@@ -183,6 +183,24 @@ def test_a_failed_conversation_is_in_no_group(what, talks):
   assert rows.weight.tolist() == [1, 1, 0, 0]
 
 
+def test_a_conversation_cut_short_may_be_left_out(what, talks, monkeypatch):
+  """It teaches nothing, and is in its group's mean all the same."""
+  short = dataclasses.replace(
+    talks[0], info={**talks[0].info, "events": {"truncated": 1}}
+  )
+  said = [dataclasses.replace(
+    e, info={**e.info, "events": {"bad_call": 1}}
+  ) for e in talks[1:]]  # fmt: skip
+  assert what.batch([short, *said], seed=0).weight.sum() == 4
+  masked = dataclasses.replace(what.options, mask_truncated=True)
+  monkeypatch.setattr(what, "options", masked)
+  rows = what.batch([short, *said], seed=0)
+  assert rows.weight.tolist() == [1, 1, 1, 0]
+  assert rows.adv[:3].tolist() == [0.5, -0.5, 0.5]
+  every = what.batch([short, *said], seed=0, every=True)
+  assert every.weight.sum() == 4 and every.adv[0] == 0
+
+
 # ------------------------------------------------------------------ whole runs
 
 
@@ -252,6 +270,21 @@ def test_each_training_conversation_is_recorded_whole(whole):
   assert rescore.rescore(str(whole[0] / "trajectories.jsonl")) == 0
 
 
+def test_the_warm_start_is_measured_between_sft_and_grpo(whole):
+  workdir, results = whole
+  looks = [
+    (r["stage"], r["step"], r["domain"])
+    for r in read(workdir / "metrics.jsonl")
+    if r["phase"] == "eval" and r["split"] == "val"
+  ]
+  # Two steps of SFT and two of GRPO a stage: once on the stage's own domain.
+  assert (0, 2, "telecom") in looks and (1, 6, "mock") in looks
+  assert (0, 2, "mock") not in looks and (1, 6, "telecom") not in looks
+  found = [(w["stage"], w["domain"]) for w in results["warm_starts"]]
+  assert found == [(0, "telecom"), (1, "mock")]
+  assert "What the policy gradient added" in (workdir / "report.md").read_text()
+
+
 def test_what_is_logged_of_a_step(whole):
   rows = [
     json.loads(x) for x in (whole[0] / "metrics.jsonl").read_text().splitlines()
@@ -261,7 +294,7 @@ def test_what_is_logged_of_a_step(whole):
     "reward", "reward_max", "reward_sd", "pass", "groups", "groups_all_fail",
     "groups_all_pass", "valid_calls", "truncated", "overflow", "malformed",
     "tokens", "tokens_sampled", "loss", "entropy", "clip_fraction", "ess",
-    "grad_norm",
+    "grad_norm", "weights_cut",
   }  # fmt: skip
   assert len(steps) == 4 and all(names <= r.keys() for r in steps)
   for r in steps:
