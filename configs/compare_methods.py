@@ -16,7 +16,10 @@ A-GEM and DER++ read their memory beside the batch, as their papers do.
   --config=configs/compare_methods.py:appended   replayed rows beside the batch
 
 `tune` is one order and one seed. Highest there on val, by average_performance,
-is what `CHOSEN` holds (of equals the first); test is not looked at.
+is what `CHOSEN` holds (of equals the first); test is not looked at. Two CPU
+cores, about a minute a run. Measured on val, seed 0: sequential .29, replay .60
+to .69 by strategy and size (but .28 and .38 with `surprise`), adaptive_replay
+.60 to .64. The other methods' settings and the whole grid have not been run.
 """
 
 import itertools
