@@ -3,10 +3,9 @@
   python -m jax_cl.main --config=configs/grpo_ewc.py
   python -m jax_cl.main --config=configs/grpo_ewc.py --config.cl.name=replay
 
-Two idle CPU cores, 40 minutes and those of 3 x 64 conversations more, which
-the Fisher information is taken from. Not run yet: its numbers are not known
-beyond the floor of airline (.30, doing nothing), and the strength is the
-method's default, not one that was chosen on val.
+The run of `grpo_tiny` and 3 x 64 conversations more, which the Fisher
+information is taken from. Not run: its numbers are not known, and the strength
+is the method's default, not one that was chosen on val.
 Adapters alone: --config.agent.args.lora_rank=8.
 """
 
