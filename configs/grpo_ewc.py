@@ -4,8 +4,9 @@
   python -m jax_cl.main --config=configs/grpo_ewc.py --config.cl.name=replay
 
 The run of `grpo_tiny` and 3 x 64 conversations more, which the Fisher
-information is taken from. Not run: its numbers are not known, and the strength
-is the method's default, not one that was chosen on val.
+information is taken from. Two CPU cores; not run, so that neither its minutes
+nor its numbers are known beyond a floor (.30 on airline, doing nothing). The
+strength is the method's default, not one that was chosen on val.
 Adapters alone: --config.agent.args.lora_rank=8.
 """
 

@@ -9,7 +9,9 @@ that of airline little but the beginning is learned. Mock has one val task.
 `results.json` says under "warm_starts" what GRPO added to SFT on val, four
 trials a task, with an interval over tasks.
 
-This run was not made to its end: what GRPO adds is not known. Floors: doing
+Two CPU cores. The run was not made to its end, so its time on an idle machine
+and what GRPO adds are not known: beside other programs 100 SFT steps on telecom
+took 880 s (loss .027, 99% of tokens right). Floors: doing
 nothing earns 0 on telecom and .30 on airline (test), transferring every
 customer .30 on both (telecom val: .13); telecom's manual earns 1.
 """
