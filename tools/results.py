@@ -163,10 +163,27 @@ def _comparison(work: pathlib.Path):
     *tables.protocol(found.get("protocol")),
     tables.Image("methods.png", "average performance and forgetting by method"),
     tables.methods(found),
-    tables.Text(f"Paired differences from `{found['baseline']}`:"),
-    tables.differences(found),
+    *(_by_domain(found) if len(found["references_by_domain"]) else ()),
+    *_differences(found),
     *([image] if shown else []),
     tables.Code(found["command"]),
+  ]
+
+
+def _by_domain(found) -> list[tables.Block]:
+  return [
+    tables.Text("The final policy, domain by domain:"),
+    tables.method_domains(found),
+  ]
+
+
+def _differences(found) -> list[tables.Block]:
+  table = tables.differences(found)
+  if not table.rows:
+    return []
+  return [
+    tables.Text(f"Paired differences from `{found['baseline']}`:"),
+    table,
   ]
 
 
