@@ -87,8 +87,10 @@ def test_pieces_make_the_conversation_that_the_form_renders(talk):
   )
   assert text(ids) == whole
   assert whole.endswith(HEARD[talk.form])
-  # Tokenised as a whole it is the same here: no merge crosses a turn's edge.
-  assert ids == talk.encode(whole)
+  # Tokenised as a whole it is the same where no merge crosses a turn's edge;
+  # tiny's cross blanks, and what was sampled is what stays.
+  if talk.form is not chat.FORMS["compact"]:
+    assert ids == talk.encode(whole)
 
 
 def test_answers_parse_to_what_they_were_written_from(talk):

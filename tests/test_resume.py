@@ -53,6 +53,7 @@ def test_killed_and_whole_run_are_the_same_to_the_byte(runs, name):
   assert whole.read_bytes() == killed.read_bytes()
 
 
+@pytest.mark.slow
 def test_methods_of_every_kind_go_on_after_a_kill(tmp_path):
   """No state, a bank of adapters; the run above has a memory and a Fisher."""
   names = ("sequential", "lora")

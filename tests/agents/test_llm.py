@@ -86,6 +86,7 @@ def test_a_row_that_does_not_add_up_is_refused(talk, words):
     llm.rows([tuple(np.array(x) for x in talk)], 4)
 
 
+@pytest.mark.slow
 def test_chunks_micro_batches_and_padding_change_nothing(params):
   options = {"kl": 0.1, "entropy_bonus": 0.01}
   rows = batch(cloned=(2,))

@@ -306,6 +306,7 @@ def test_evaluate_reproduces_a_stage(whole):
   assert not wrong and all(rows.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "method, changes",
   [
