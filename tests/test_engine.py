@@ -10,6 +10,9 @@ import pytest
 from jax_cl import engine
 from jax_cl.policies import llama
 
+# One worker makes what these share.
+pytestmark = pytest.mark.xdist_group("engine")
+
 POLICY = llama.make("tiny", layers=2, context=600)
 PARAMS = jax.jit(POLICY.init)(jax.random.key(0))
 RNG = np.random.default_rng(0)

@@ -11,6 +11,9 @@ from configs import grpo_smoke
 from jax_cl import checkpoint, evaluate
 from jax_cl.policies import hub, tiny
 
+# One worker makes what these share.
+pytestmark = pytest.mark.xdist_group("evaluate")
+
 ROOT = pathlib.Path(jax_cl.__file__).parents[1]
 
 

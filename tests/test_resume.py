@@ -9,6 +9,9 @@ import pytest
 
 import jax_cl
 
+# One worker makes what these share.
+pytestmark = pytest.mark.xdist_group("resume")
+
 ROOT = pathlib.Path(jax_cl.__file__).parents[1]
 SMALL = (
   "--config=configs/blobs.py",

@@ -14,6 +14,9 @@ import pytest
 
 from jax_cl.bench import parity
 
+# One worker makes what these share.
+pytestmark = pytest.mark.xdist_group("parity")
+
 FIXTURE = pathlib.Path(__file__).parent.parent / "data"
 FIXTURE /= "avalanche_perm_digits_seed0.npz"
 

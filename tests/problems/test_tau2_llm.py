@@ -14,6 +14,9 @@ from jax_cl import chat, evaluate, rescore, train
 from jax_cl.problems import tau2_llm
 from jax_cl.tasks import env as env_lib
 
+# One worker makes what these share.
+pytestmark = pytest.mark.xdist_group("tau2_llm")
+
 MODEL = {
   "layers": 1, "width": 32, "heads": 2, "kv_heads": 1, "head_width": 16,
   "ff_width": 64,
