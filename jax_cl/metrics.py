@@ -251,17 +251,22 @@ def pass_estimates(
   tasks = list(passed.values())
   if not tasks:
     return {}
-  draws = np.random.default_rng(0).multinomial(
-    len(tasks), [1 / len(tasks)] * len(tasks), size=n
-  )
   out = {}
   for k in ks:
     if k <= min(map(len, tasks)):
       each = [pass_hat_k([sum(t)], [len(t)], k) for t in tasks]
-      low, high = np.percentile(draws @ each / len(tasks), [2.5, 97.5])
-      mean = float(np.mean(each))
-      out[k] = Estimate(mean, float(low), float(high), math.nan, 1)
+      low, high = _over_tasks(np.array(each), n)
+      out[k] = Estimate(float(np.mean(each)), low, high, math.nan, 1)
   return out
+
+
+def _over_tasks(values: Float[np.ndarray, " n"], resamples: int):
+  """(low, high): 95% of a mean over tasks, which are drawn again. Means of the
+  same tasks are of the same draws."""
+  n = len(values)
+  counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, resamples)
+  low, high = np.percentile(counts @ values / n, [2.5, 97.5])
+  return float(low), float(high)
 
 
 # ----------------------------------------------------------------- tool calls
@@ -711,13 +716,11 @@ def _task_means(rows: Iterable[Row], step: int) -> dict[str, float]:
 
 
 def _rise(both: Float[np.ndarray, "n 2"], resamples: int) -> dict[str, Any]:
-  n, rise = len(both), both[:, 1] - both[:, 0]
-  counts = np.random.default_rng(0).multinomial(n, [1 / n] * n, resamples)
-  low, high = np.percentile(counts @ rise / n, [2.5, 97.5])
+  rise = both[:, 1] - both[:, 0]
   warm, after = both.mean(0)
   return {
-    "warm": warm, "after": after, "rise": rise.mean(), "interval": [low, high],
-    "tasks": n,
+    "warm": warm, "after": after, "rise": rise.mean(),
+    "interval": [*_over_tasks(rise, resamples)], "tasks": len(both),
   }  # fmt: skip
 
 
