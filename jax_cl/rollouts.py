@@ -46,7 +46,7 @@ class Node:
   def __init__(self):
     self.after: dict[int, Node] = {}  # by the choice that is made next
     self.episode: Episode | None = None  # where it has ended
-    self.row: Any = None  # features of the next decision, packed
+    self.row: Any = None  # features of the next decision, bare
 
 
 class Tree:
@@ -201,7 +201,7 @@ def _step(
 ) -> int:
   """One decision of every live episode; how many led where none had been."""
   _look(live, featurizer)
-  rows = [{**featurizer.unpack(s.node.row), "heat": heat} for s in live]
+  rows = [{**featurizer.padded(s.node.row), "heat": heat} for s in live]
   padded = rows + [rows[0]] * (slots - len(rows))
   obs = {k: np.stack([r[k] for r in padded]) for k in rows[0]}
   seeds = np.zeros((slots, 2), np.uint32)
@@ -227,7 +227,7 @@ def _look(live: Sequence[_Slot], featurizer: features.Featurizer) -> None:
   featurizer.prefetch(states, choices)
   for s, state, choice in zip(new, states, choices, strict=True):
     s.choice = choice
-    s.node.row = featurizer.pack(featurizer.obs(state, choice), choice)
+    s.node.row = featurizer.bare(state, choice)
 
 
 def jit_act(agent) -> Callable[..., Any]:

@@ -109,19 +109,24 @@ class Featurizer:
     self, state: actions.State, choice: actions.Choice
   ) -> dict[str, np.ndarray]:
     """One row of `Batch.obs` for a choice."""
+    return self.padded(self.bare(state, choice))
+
+  def bare(
+    self, state: actions.State, choice: actions.Choice
+  ) -> dict[str, np.ndarray]:
+    """The row with the options there are: a fifth of the size, to be kept."""
     n = len(choice.options)
-    mask = np.zeros(self.n_options, np.bool_)
-    mask[:n] = choice.mask
+    mask = np.array(choice.mask, np.bool_)
     phi = np.zeros(self.n_phi, np.float32)
-    cand = np.zeros((self.n_options, psi.WIDTH), np.float32)
+    cand = np.empty((n, psi.WIDTH), np.float32)
     if choice.slot is None:
-      slot, legal = -1, mask[:n]
-      phi[:] = self.phi(state, legal)
-      cand[:n] = chi.chi(self.acts, state, legal, self._acts_like(state))
+      slot = -1
+      phi[:] = self.phi(state, mask)
+      cand[:] = chi.chi(self.acts, state, mask, self._acts_like(state))
     else:
       assert state.act is not None
       slot = self.space.slot_index[(state.act.name, choice.slot.name)]
-      cand[:n] = psi.psi(state, choice, self._options_like(state, choice))
+      cand[:] = psi.psi(state, choice, self._options_like(state, choice))
     return {
       "phi": phi,
       "cand": cand,
@@ -130,15 +135,8 @@ class Featurizer:
       "heat": np.zeros((), np.float32),
     }
 
-  def pack(
-    self, obs: dict[str, np.ndarray], choice: actions.Choice
-  ) -> dict[str, np.ndarray]:
-    """A row without the padding of its options: a fifth of the size."""
-    n = len(choice.options)
-    return {**obs, "cand": obs["cand"][:n].copy(), "mask": obs["mask"][:n]}
-
-  def unpack(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The row that was packed."""
+  def padded(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A bare row with room for as many options as any choice has."""
     n = len(row["mask"])
     cand = np.zeros((self.n_options, psi.WIDTH), np.float32)
     mask = np.zeros(self.n_options, np.bool_)
