@@ -329,11 +329,9 @@ def cabins(text: str) -> list[str]:
     left = re.search(
       r"\b(?:from|than|instead of|out of|keep|not)(?: \w+)?\s*$", before
     )
-    to = re.search(_GOAL,
-                   before)  # fmt: skip
-    (goal if to and not left else other).append(m.group().replace(" ", "_"))
-    if left:
-      other.pop() if other and not to else None
+    to = re.search(_GOAL, before)
+    if to or not left:
+      (other if left or not to else goal).append(m.group().replace(" ", "_"))
   return list(dict.fromkeys(goal + other))
 
 

@@ -77,9 +77,8 @@ def exact(state, amount: float) -> list[entities.Entity]:
 def _moved(state, low: str) -> Iterator[entities.Entity]:
   """What changes, cancellations and bookings brought back or cost."""
   done = ledger.moved(state)
-  if card := re.search(r"\b(?:card|mastercard|visa)\b", low):
-    charged = ledger.charged(state)
-    if charged and card:
+  if re.search(r"\b(?:card|mastercard|visa)\b", low):
+    if charged := ledger.charged(state):
       yield from exact(state, sum(charged))
   if done:
     yield from exact(state, sum(done.values()))
