@@ -43,8 +43,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_cl import build, logs, metrics, names, reports, shell, train
-from jax_cl import main as main_
+from jax_cl import (
+  build,
+  commandline,
+  logs,
+  metrics,
+  names,
+  reports,
+  shell,
+  train,
+)
 from jax_cl.console import Console
 from jax_cl.reports import tables
 
@@ -544,7 +552,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   for name in ("seeds", "workers"):
     if (value := getattr(options, name)) < 1:
       raise ValueError(f"--{name}={value}; it must be 1 or more")
-  config, default = main_.parse(["compare", *rest])
+  config, default = commandline.parse(["compare", *rest])
   if not options.methods and (own := variants(config)):
     options.methods = ["sequential", *own]
   if options.workdir is None:
