@@ -47,19 +47,18 @@ def minibatch(
   take = np.concatenate([take, np.zeros(pad, take.dtype)])
   real = np.arange(size) < size - pad
   if isinstance(rows.weight, jax.Array):
-    return _gather(rows, take, real)
-  batch = jax.tree.map(lambda x: np.asarray(x)[take], rows)
-  return batch._replace(
-    weight=batch.weight * real, task=np.where(real, batch.task, -1)
-  )
+    return _on_device(rows, take, real)
+  return _taken(jax.tree.map(np.asarray, rows), take, real, np)
 
 
-@jax.jit
-def _gather(rows: types.Batch, take, real) -> types.Batch:
+def _taken(rows: types.Batch, take, real, xp=jnp) -> types.Batch:
   batch = jax.tree.map(lambda x: x[take], rows)
   return batch._replace(
-    weight=batch.weight * real, task=jnp.where(real, batch.task, -1)
+    weight=batch.weight * real, task=xp.where(real, batch.task, -1)
   )
+
+
+_on_device = jax.jit(_taken)
 
 
 def per_epoch(rows: types.Batch, size: int) -> int:
