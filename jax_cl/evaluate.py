@@ -178,10 +178,7 @@ def pretrained(config: ConfigDict, model: str, sample: bool) -> Restored:
   config.stream.greedy = config.stream.greedy and not sample
   build.check(config)
   what, key = build.problem(config), jax.random.key(config.seed)
-  load = what.agent.load
-  params, frozen = (
-    load(key, build.layout(config)) if load else what.agent.init(key)
-  )
+  params, frozen = update.weights(what.agent, key, build.layout(config))
   return Restored(config, what, lambda domain: params, frozen, -1, 0)
 
 

@@ -68,11 +68,7 @@ def make(
 
   def init(key):
     k_agent, k_method, k_run = jax.random.split(key, 3)
-    if agent.load:
-      made = agent.load(k_agent, layout)
-    else:
-      made = agent.init(k_agent)
-    params, frozen = sharding.place_by_rules(made, layout)
+    params, frozen = weights(agent, k_agent, layout)
     return jit(fresh)(params, frozen, k_method, k_run), frozen
 
   def shapes():
@@ -186,6 +182,12 @@ def make(
     observe=jit(observe, donate_argnums=0),
     view=view,
   )
+
+
+def weights(agent: Agent, key, layout: sharding.Layout) -> tuple[Any, Any]:
+  """(trainable, frozen), read where the agent has files to read, in place."""
+  made = agent.load(key, layout) if agent.load else agent.init(key)
+  return sharding.place_by_rules(made, layout)
 
 
 def phase_step(fraction: float, steps: int) -> int:
