@@ -163,7 +163,7 @@ def _comparison(work: pathlib.Path):
     *tables.protocol(found.get("protocol")),
     tables.Image("methods.png", "average performance and forgetting by method"),
     tables.methods(found),
-    *(_by_domain(found) if len(found["references_by_domain"]) else ()),
+    *_by_domain(found),
     *_differences(found),
     *([image] if shown else []),
     tables.Code(found["command"]),
@@ -171,6 +171,8 @@ def _comparison(work: pathlib.Path):
 
 
 def _by_domain(found) -> list[tables.Block]:
+  if not found["references_by_domain"]:  # domains that are one as the other
+    return []
   return [
     tables.Text("The final policy, domain by domain:"),
     tables.method_domains(found),
