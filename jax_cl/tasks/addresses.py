@@ -32,7 +32,8 @@ _OWN_ADDRESS = re.compile(
   r"\b(?:(?:user|default|profile|account|my)(?: default)? address(?:es)?"
   r"|address (?:of|in|on) my (?:account|profile)"
   r"|(?:update|change|correct) my (?:profile|account)"
-  r"|my (?:profile|account) (?:should|must|needs?|to have|has to))\b"
+  r"|my (?:profile|account)(?: too| as well| also)?,?"
+  r" (?:should|must|needs?|to have|has to))\b"
 )
 _AT = r"\b(?:sent|shipped|delivered|address of|same as|where)"
 _PLACES = {"nyc": "new york", "la": "los angeles", "dc": "washington"}
@@ -208,7 +209,8 @@ def address(state: Any, options, text: str) -> int:
     n += 2.5 * bool(home and any("@" in x for x in e.links))
     n += 3.0 * any(flat(x).lstrip("#") in same for x in orders)
     n += 1.5 * any(x in sent for x in orders)
-    return (e.value not in now, n, -i)
+    known = any(x in sent for x in orders)
+    return (known or e.value not in now, n, -i)
 
   return max(range(len(options)), key=score)
 
@@ -219,7 +221,8 @@ def _sent_there(state: Any, low: str) -> set[str]:
   for e in state.seen.of("item"):
     for n in things.named(low, (e.fields.get("name", ""),)):
       if re.match(
-        r"[^.]{0,30}\b(?:sent|shipped|delivered) (?:to )?(?:this|there?|that)"
+        r"[^.]{0,30}\b(?:sent|shipped|delivered) (?:to )?(?:this|there?|that"
+        r"|(?:the|my|our|a) (?:new|right|correct))"
         r"|[^.]{0,20}'s address", low[n.end :],
       ):  # fmt: skip
         out |= {x for x in e.links if x.startswith("#")}

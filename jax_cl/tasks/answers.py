@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jax_cl.tasks import entities, ledger, trip_answers
+from jax_cl.tasks import entities, ledger, reading, trip_answers, variants
 
 _ASK = re.compile(
   r"\b(know|tell|told|say|hear|curious|find out|asks?|check|how (much|many)"
@@ -26,6 +26,26 @@ _MONEY = re.compile(
   r"|get in total|amount (i|of money)|i get|going to get|receiv\w+|come back"
   r"|returned)\b"
 )
+_CHOICE = re.compile(  # how much there is to choose from, or what it costs
+  r"\b(?:how many|number of)\b[^.]*\b(?:option|avail|kind|type|variant"
+  r"|version|model|choice|sort|style|different|stock|offer|sell|carr(?:y|ies)"
+  r"|choose)"
+  r"|\b(?:what|which|know|tell|ask)\b[^.]*\b(?:cheapest|least expensive)\b"
+  r"[^.]*\b(?:avail|offer|stock|sell|right now|currently|you have|there is)"
+)
+_WHERE = re.compile(
+  r"\b(?:which|what|whose)\b[^.]*\baddress\b|\bwhere\b[^.]*\b(?:sent"
+  r"|ship\w*|deliver\w*|going|goes|headed)\b"
+)
+_TOTAL = re.compile(
+  r"\b(?:total|price|paid|cost|worth|spent)\b[^.]*\border\b"
+  r"|\border'?s? (?:total|price|cost)\b"
+)
+_PRICES = re.compile(
+  r"\b(?:options?|variants?|choices|versions?|models|kinds|types|ones)\b"
+  r"[^.]*\b(?:prices?|costs?)\b|\bprices? of (?:all|each|every)\b"
+)
+_WHICH = re.compile(r"\b(?:what|which|how much|price|tell|know|ask|find out)\b")
 _STATES = ("delivered", "pending", "cancelled", "processed")
 
 
@@ -61,9 +81,7 @@ def _values(state, kind: str, link: str = "") -> list[entities.Entity]:
 
 
 def _exact(state, amount: float) -> list[entities.Entity]:
-  table = state.seen.by_type.get("value", {})
-  e = table.get(entities.key_of(ledger.text(amount)))
-  return [] if e is None else [e]
+  return _known(state, ledger.text(amount))
 
 
 def _answers(state, low: str, near: str) -> Iterator[entities.Entity]:
@@ -71,14 +89,20 @@ def _answers(state, low: str, near: str) -> Iterator[entities.Entity]:
   if "tracking" in low:
     for o in _orders(state, low, near)[:1]:
       yield from _values(state, "tracking", o["order_id"])[:1]
+  if _WHERE.search(low):
+    for o in _orders(state, low, near)[:1]:
+      for v in o.get("address", {}).values():
+        yield from _known(state, str(v))
   if "remaining" in low:
     yield from _values(state, "remaining")[-1:]
   elif _MONEY.search(low):
     yield from _money(state)
-  elif re.search(r"\b(total|price|paid|cost)\b[^.]*\border\b", low):
+  elif _TOTAL.search(low):
     for o in _orders(state, low, near)[:1]:
       yield from _exact(state, ledger.total(o))
   yield from _of_things(state, low)
+  yield from _on_offer(state, low, near)
+  yield from _dearest(state, low, near)
   if not state.seen.of("order"):
     yield from trip_answers.answers(state, low)
 
@@ -99,7 +123,11 @@ def _orders(state, low: str, near: str) -> list[dict[str, Any]]:
   named = [o for o in orders if o["order_id"].lower().lstrip("#") in low]
   if named:
     return named
-  if status := [s for s in _STATES if f"{s} order" in low]:
+  if status := [
+    s for s in _STATES
+    if f"{s} order" in low
+    or re.search(rf"\border (?:that )?(?:\w+ ){{0,3}}{s}\b", low)
+  ]:  # fmt: skip
     first = state.seen.first
     return [
       o for o in orders
@@ -141,9 +169,68 @@ def _of_things(state, low: str) -> Iterator[entities.Entity]:
       for k, v in e.fields.items():
         if k in ("name", "price") or not _asks_option(low, k):
           continue
-        table = state.seen.by_type.get("value", {})
-        if (found := table.get(entities.key_of(v))) is not None:
-          yield found
+        yield from _known(state, v)
+
+
+def _on_offer(state, low: str, near: str) -> Iterator[entities.Entity]:
+  """Prices of what could be had: of all that would do, or of the cheapest."""
+  cheapest = variants.CHEAP.search(low)
+  if not _PRICES.search(low) and not (cheapest and _WHICH.search(low)):
+    return
+  for name in _names(state):
+    if not _mentioned(low if cheapest else near, name):
+      continue
+    free = [
+      e for e in state.seen.of("variant")
+      if e.fields.get("name", name) == name
+      and e.fields.get("available") != "False" and e.links & _ids(state, name)
+    ]  # fmt: skip
+    if cheapest:
+      free = sorted(free, key=_price)[:1]
+    for e in _best_first(state, name, free):
+      yield from _exact(state, _price(e))
+      if cheapest and re.search(r"\b(options?|features?|specs?|detail)", low):
+        for v in variants.options_of(e).values():
+          yield from _known(state, v)
+
+
+def _best_first(state, name: str, free) -> list[entities.Entity]:
+  """Variants in the order in which they answer what was said of the thing."""
+  scopes = reading.read(state).scopes
+  for old in state.seen.of("item"):
+    if old.fields.get("name") == name and old.key in scopes and len(free) > 1:
+      scores = variants.variant_scores(free, old, scopes[old.key])
+      at = sorted(range(len(free)), key=lambda i: (-scores[i], i))
+      return [free[i] for i in at]
+  return list(free)
+
+
+def _dearest(state, low: str, near: str) -> Iterator[entities.Entity]:
+  """ "What is the most expensive item": its price, of the order meant."""
+  if not re.search(r"\bmost expensive (item|thing|product|one)\b", low):
+    return
+  for o in _orders(state, low, near)[:1]:
+    first = state.seen.first[o["order_id"]]
+    most = max(first["items"], key=lambda x: x["price"], default=None)
+    if most:
+      yield from _known(state, most["name"])
+      yield from _exact(state, most["price"])
+
+
+def _ids(state, name: str) -> set[str]:
+  """Ids of the products of a name."""
+  return {
+    e.id for e in state.seen.of("product") if e.fields.get("name") == name
+  }
+
+
+def _price(e: entities.Entity) -> float:
+  return float((e.fields.get("price") or "0").split("; ")[0])
+
+
+def _known(state, value: str) -> list[entities.Entity]:
+  e = state.seen.by_type.get("value", {}).get(entities.key_of(value))
+  return [] if e is None else [e]
 
 
 def unopened(state) -> entities.Entity | None:
@@ -169,8 +256,7 @@ def asks_of_stock(state) -> bool:
 
 def _stock(state) -> list[str]:
   """Sentences that ask how much choice there is."""
-  asks = re.compile(r"\bhow many\b[^.]*\b(option|avail|kind|type|variant)")
-  return [t for x in state.user_texts if asks.search(t := x.lower())]
+  return [t for x in state.user_texts if _CHOICE.search(t := x.lower())]
 
 
 def _asks_option(low: str, key: str) -> bool:

@@ -20,20 +20,24 @@ _LEXICON: tuple[tuple[str, str, str], ...] = (
    r"return\w*|(?:send|sent|give|bring|take|ship)\w* (?:\w+ ){0,2}?back"
    r"|go(?:es)? back|refund(?= (?:it|them|the|my|this|that|both|all|for)\b)"),
   ("remove", "cancel",
-   r"cancel(?!l?ed (?:\w+ )?orders?)\w*|remov\w+|drop(?:ped)?|call off"
+   r"cancel(?!l?ed (?:\w+ )?orders?)\w*|remov\w+|call off|scrap(?:ped)?"
+   r"|drop(?:ped)?(?! (?:this|that|the|my) (?:wish|request|idea|matter|part))"
    r"|tak\w+ (?:\w+ ){0,4}(?:out|off) of"),
   ("remove", "",
    r"no longer (?:need|want)\w*|(?:do not|never) (?:need|want)(?! to)"
-   r"|get rid of|getting rid of|(?:need|want) neither|not needed"),
+   r"|get rid of|getting rid of|(?:need|want) neither|not needed"
+   r"|(?:do|live) without"),
   ("replace", "exchange", r"exchang\w+|swap\w*|trad(?:e|ing)|replac\w+"),
   ("replace", "modify",
    r"modif\w+|chang(?:e|ed|ing)\b(?! (?:my|your) mind)|switch(?!es)\w*"
-   r"|adjust\w*|alter\w*|upgrad\w+|downgrad\w+|updat\w+|convert\w*|new pair"
+   r"|adjust\w*|alter\w*|upgrad\w+|downgrad\w+|updat\w+|convert\w*"
+   r"|(?:new|fresh) (?:pair|one|copy|unit)"
    r"|turn(?=.* into)"),
   ("keep", "",
    r"keep\w*|except\w*|other than|apart from|exclud\w+|leav(?:e|ing)"
    r"|(?<=everything) but|(?<=all) but|but not|besides(?= the)"
-   r"|nothing (?:with|about|to)\b|do not (?:process|touch)"),
+   r"|nothing (?:with|about|to)\b|do not (?:process|touch)"
+   r"|do not have anything|not decided|undecided|not sure yet"),
   ("look", "",
    r"know|check\w*|wonder\w*|tell|told|inquir\w+|find out|curious|hear|status"
    r"|how many|how much|total|tracking|price of|asks? (?:which|what|about|for)"
@@ -71,7 +75,8 @@ _JOINT = re.compile(
   r"(?=(?:(?:then|also|please|finally|lastly|instead|just|only) )*"
   r"(?:i|we|it|they|this|that|please|have|make|send|get|add|charge|pay|use"
   r"|return|cancel|exchange|swap|modify|change|replace|switch|keep|leave"
-  r"|check|tell|give|upgrade|update|remove|changed|exchanged|returned)\b)"
+  r"|check|tell|give|do not|upgrade|update|remove|changed|exchanged"
+  r"|returned)\b)"
   r"|, (?=(?:i|please|which i|so i|the rest)\b)|;|: (?=\w)"
   r"|,? otherwise (?=\w)| (?=\((?!\d))"
 )

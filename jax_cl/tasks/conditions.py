@@ -19,6 +19,10 @@ NEGATIVE = re.compile(
   r"\b(no|not|none|cannot|unavailable|impossible|out of stock|sold out"
   r"|refus\w+|denied|denies|too late|nothing|neither|fails?|unable|too low)\b"
 )
+_ALL_OR_NONE = re.compile(  # said of what cannot be done in part
+  r"\ball or nothing\b|\b(?:only|must|ha(?:s|ve) to|needs? to)\b[^.]*"
+  r"\b(?:whole|entire|complete|full)\b"
+)
 _STOCK = re.compile(
   r"\b(availab\w+|unavailable|stock|sold out|there (is|are)|exists?"
   r"|have (it|one|that)|can be found)\b"
@@ -37,9 +41,14 @@ _LIMIT = re.compile(
 )
 
 
+def negative(condition: str) -> bool:
+  """It speaks of something that is not, or cannot be."""
+  return bool(NEGATIVE.search(condition) or _ALL_OR_NONE.search(condition))
+
+
 def holds(story: Story, condition: str, prior: list[Draft]) -> bool | None:
   """Whether a condition is met by what was seen; None: it cannot be told."""
-  no = bool(NEGATIVE.search(condition))
+  no = negative(condition)
   if _MANY.search(condition):
     return None
   if m := _LIMIT.search(condition):
@@ -52,7 +61,7 @@ def holds(story: Story, condition: str, prior: list[Draft]) -> bool | None:
     spoken = " ".join(_values(condition))
     gone = any(_gone(story, d, spoken) for d in prior if d.fate == "replace")
     return (not gone) != no
-  if _POSSIBLE.search(condition):
+  if _POSSIBLE.search(condition) or _ALL_OR_NONE.search(condition):
     if not prior and not no:
       return None  # "if it is possible, ...": politeness
     return _feasible(story, prior) != no

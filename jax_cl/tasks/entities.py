@@ -371,10 +371,18 @@ class Seen:
       for k, v in item.get("options", {}).items():
         fields = {"kind": k, "name": str(item.get("name", ""))}
         self.add("value", str(v), turn, "tool", fields, links)
+    if "items" in obj and isinstance(place := obj.get("address"), dict):
+      for k in ("address1", "address2", "city", "state", "zip"):
+        fields = {"kind": f"address {k}"}
+        self.add("value", str(place.get(k, "")), turn, "tool", fields, links)
     if "variants" in obj:
       free = [v for v in obj["variants"].values() if v.get("available")]
       fields = {"kind": "available options", "name": name}
       self.add("value", str(len(free)), turn, "derived", fields, links)
+      least = min(free, key=lambda v: v.get("price", 0.0), default={})
+      for k, v in least.get("options", {}).items():
+        fields = {"kind": f"cheapest {k}", "name": name}
+        self.add("value", str(v), turn, "tool", fields, links)
     if isinstance(people := obj.get("passengers"), list):
       if (id := obj.get("reservation_id")) is not None:
         fields = {"passengers": str(len(people))}

@@ -25,6 +25,10 @@ _BRANDS = {
   "visa": "visa", "mastercard": "mastercard", "master card": "mastercard",
   "amex": "american_express", "american express": "american_express",
 }  # fmt: skip
+_CHANGED = re.compile(
+  r"chang\w+ (my|your) mind|decide differently|on second thoughts?"
+  r"|reconsider\w*"
+)
 _NOT_PAYING = re.compile(  # talk about gift cards that chooses none
   r"(balances?|sum of|how much)[^.]*\b(gift ?cards?|certificates?)\b"
   r"|gift ?cards?( and [a-z]+)? balances?"
@@ -121,7 +125,7 @@ def _named(text: str, e: entities.Entity, paid: str) -> float:
     return float("inf")
   if re.search(r"\b(smallest|lowest) balance", text):
     return 0.0
-  if re.search(r"chang\w+ (my|your) mind", text):
+  if _CHANGED.search(text):
     return -max(places)
   return min(places)
 

@@ -19,7 +19,8 @@ from jax_cl.tasks.clauses import Clause
 _REF = re.compile(
   r"\b(it|its|them|the (?:small|larg|bigg|cheap|short|tall|long|light"
   r"|heavi|old|new)er|one|ones|this|these|those|both|others?|neither"
-  r"|that|anything|nothing)\b"
+  r"|that|anything|nothing|whichever|pair"
+  r"|the (?:pric|dear|cost)(?:ier|er|lier)|the (?:more|less) \w+)\b"
 )
 _PHATIC = re.compile(  # who calls, consent, thanks: nothing is wanted
   r"^(?:my name|i am \w+ \w+(?: in|$)|i live|yes\b|no, that|i confirm"
@@ -43,9 +44,18 @@ _NO_SWEEP = re.compile(
   r"|are\b|options?|set\b|at once|i want|else\b|these changes)"
 )
 _DROP = re.compile(  # "leave it", "then forget about it", "no cancelation"
-  r"\b(forget|leave|nothing|never ?mind|(?:do|will|would) not|no (?:cancel"
-  r"|chang|exchang|modif|need)\w*|unchanged|(?:is|are) (?:fine|ok\w*)"
+  r"\b(forget|leave|nothing|never ?mind|drop|skip|ignore"
+  r"|(?:do|will|would) not|no (?:cancel|chang|exchang|modif|need)\w*"
+  r"|unchanged|(?:is|are) (?:fine|ok\w*)"
   r"|accept it|keep (?:it|them|the order)|not worry)"
+)
+_ORDER_FIRST = re.compile(
+  r"(?:(?:and|also|finally|lastly|then|,) )*(?:my |the )?order #?w?\d+"
+  r" (?:was|is)\b"
+)
+_AGREED = re.compile(  # "then so be it"
+  r"\b(so be it|go ahead|do (?:that|so|it)|that is (?:fine|ok\w*|all right)"
+  r"|(?:do not|would not) mind|fine)\b"
 )
 _ORDER_OF = re.compile(r"\b(?:the|this|that|my|whole|entire) orders?\b")
 
@@ -77,6 +87,7 @@ class Story:
     self.failed: list[Draft] = []  # taken back for a condition
     self.dropped: tuple[int, set[str]] = (-1, set())
     self.orders: list[str] = []  # ids of the orders spoken of last
+    self.subject = False  # they are what the last clause was about
     told = " ".join(map(clauses.plain, state.user_texts))
     self.numbers = things.ids(told, self.held)
     self.told = {
@@ -137,6 +148,7 @@ class Story:
       self._mention(clause, here)
     else:
       self._refer(clause)
+      self.subject = bool(_ORDER_FIRST.match(clause.text))
 
   # ---------------------------------------------------------------- conditions
   def _counts(self, clause: Clause) -> bool:
@@ -149,11 +161,11 @@ class Story:
       return clause.holds or not prior
     if holds != clause.holds:
       return False
-    failed = bool(conditions.NEGATIVE.search(clause.condition)) == clause.holds
+    failed = conditions.negative(clause.condition) == clause.holds
     if failed and not _only_pays(clause):
       self.failed = prior
       for d in prior:
-        if _WHOLE.search(clause.text) and d.fate == "remove":
+        if _as_a_whole(clause) and d.fate == "remove":
           d.whole = True
         elif not (
           _ORDER_OF.search(clause.text)
@@ -258,13 +270,16 @@ class Story:
       about = clause.text[start : _goal(clause.text, name.end, end)]
       scope = clause.text[start:end]
       found = self._resolve(clause, name, about, verb, fate)
+      alone = _alone(clause.text, name)
+      if alone and not fate:  # "do the lamp only"
+        fate = self._take_up(found)
       for d in found:
         topic.append(self._draft(d, scope))
-      if _only(clause.text[: name.start]) and verb == "cancel":
+      if alone and verb == "cancel":
         for d in found:  # of an order, some things cannot be cancelled
           d.fate = d.fate if len(self.held.inside[d.order]) == 1 else ""
           self._draft(d, "").fate = d.fate
-      elif _only(clause.text[: name.start]) and fate in ("remove", "replace"):
+      elif alone and fate in ("remove", "replace"):
         keep = {d.item.key for d in found}
         for d in self.drafts:
           if d.fate == fate and d.item.key not in keep:
@@ -272,6 +287,14 @@ class Story:
     self.topic = topic or self.topic
     if topic:
       self.orders = list(dict.fromkeys(d.order for d in topic))
+
+  def _take_up(self, found: list[Draft]) -> str:
+    """What was wanted of these things before, taken over by new drafts."""
+    for d in found:
+      for old in self.drafts:
+        if (old.order, old.item.key) == (d.order, d.item.key):
+          d.fate, d.verb = old.fate, old.verb
+    return found[0].fate if found else ""
 
   def _leads(self, clause: Clause, first: things.Name) -> int:
     """Where the words of the first name begin; what precedes them goes on
@@ -331,7 +354,8 @@ class Story:
     text = clause.text
     verbs = [v for v in clause.verbs if v.fate != "look"]
     cancels = any(v.verb == "cancel" for v in verbs)
-    if cancels and re.search(r"\borders?\b", text) and self.orders:
+    of_order = re.search(r"\borders?\b", text) or self.subject
+    if cancels and of_order and self.orders:
       if re.search(r"\border\b.* other\b", text):
         kept = [d.order for d in self.topic if d.fate == "keep"]
         self.orders = [
@@ -355,7 +379,7 @@ class Story:
       self.topic = self._last() or self.topic
     if _TOLD.search(text) and self._tell(text):
       return
-    wishes = clause.implies and not clause.verbs
+    wishes = clause.implies and not clause.verbs and not _DROP.search(text)
     if fate == "keep" and self._other_kept(text):
       return
     chosen = self._chosen(text) if _REF.search(text) else list(self.topic)
@@ -440,9 +464,8 @@ class Story:
 
   def _whole(self, clause: Clause) -> bool:
     """ "Cancel the whole order": of what was spoken of before."""
-    if not any(v.verb == "cancel" for v in clause.verbs):
-      return False
-    if not _WHOLE.search(clause.text):
+    cancels = any(v.verb == "cancel" for v in clause.verbs)
+    if not _as_a_whole(clause) or not (cancels or clause.condition):
       return False
     live = [d.order for d in self.drafts if d.fate == "remove" or d.whole]
     orders = things.ids(clause.text, self.held) or live or self.orders
@@ -516,6 +539,20 @@ def _only_pays(clause: Clause) -> bool:
 
 def _only(before: str) -> bool:
   return bool(re.search(r"^(?!.*\bif\b).*\bonly\b(?! if)", before))
+
+
+def _alone(text: str, name: things.Name) -> bool:
+  """ "Only the lamp", "the lamp only", "nothing but the lamp"."""
+  before = text[: name.start]
+  if _only(before) or re.search(r"\bnothing but (?:the|my)(?: \w+)? $", before):
+    return True
+  return bool(re.match(r" (?:only|alone)\b(?! if)", text[name.end :]))
+
+
+def _as_a_whole(clause: Clause) -> bool:
+  """It speaks of a whole order, or agrees to a condition that does."""
+  agreed = _AGREED.search(clause.text) and _WHOLE.search(clause.condition)
+  return bool(agreed or _WHOLE.search(clause.text))
 
 
 def _segments(

@@ -40,7 +40,7 @@ _ORDERED = (  # words that make what follows the mark of an order
   r"(?: (?:that|which|it|i|is|are|was|also|still|already))*"
   r" (?:with|has|have|having|contain\w*|includ\w*|of|for|in|it is in)"
   r"(?: the| my| an?| both| two)?(?: \w+){0,2} $"
-  r"|\b(?:received|ordered|bought|arrived|came)(?: together)? with"
+  r"|\b(?:received|ordered|bought|arrived|came)(?: together| along)? with"
   r"(?: the| my| an?)(?: \w+)? $"
 )
 

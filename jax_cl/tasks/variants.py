@@ -20,9 +20,17 @@ from jax_cl.tasks.clauses import plain
 SKIP = ("name", "price", "available", "status", "value", "kind")
 CHEAP = re.compile(
   r"\b(cheap\w*|lowest price|(least|less) expensive|sav(e|ing)\b"
-  r"|costs? the least|maximum money back|most affordable|lowest cost)\b"
+  r"|costs? (the )?(least|less(?! than))|maximum money back|most affordable"
+  r"|lowest cost|lower price)\b"
 )
-DEAR = re.compile(r"\b((?<!less )(?<!least )expensive|priciest|dearest)\b")
+DEAR = re.compile(
+  r"\b((?<!less )(?<!least )expensive|pric(ier|iest)|dear(er|est)"
+  r"|costs? (the )?mo(re|st)(?! than)|(more|most) costly|high(er|est) price)\b"
+)
+_TOO = re.compile(  # "a bit large" is too large
+  r"\b(?:a (?:bit|little|tad)|slightly|rather|somewhat|way|far)(?: too)?"
+  r" (?=(?:large|big|small|tight|loose|short|long|tall|heavy|bright|dim)\b)"
+)
 _FREE = re.compile(
   r"\b(any|do not (care|mind)|no matter|does not matter|whatever|regardless)\b"
 )
@@ -35,9 +43,13 @@ _REST = re.compile(
   r"|nothing else|other (options|features|specs))\b"
 )
 _AGAIN = re.compile(
-  r"\b(same (item|specs?|product|one|model)|exact same (item|one|thing|product"
-  r"|model)|identical|new pair"
+  r"\b(same (item|specs?|product|one|model|kind|thing|version)"
+  r"|exact same (item|one|thing|product|model)|identical"
+  r"|(new|fresh) (pair|copy|unit)"
   r"|replacement)\b"
+)
+_RANKED = re.compile(  # several values in the order of liking
+  r">|\bprefer|\bor\b|\bis best\b|\bfavou?r|\bbeats?\b|\bideal"
 )
 _EXTREME = re.compile(r"\b(max\w*|min\w*|most|least|fewest|\w{3,}est)\b")
 UNITS = {
@@ -69,9 +81,9 @@ _COMPARE: tuple[tuple[str, int, str], ...] = (
   (r"hard(?:er|est)(?! ?shell)|more (?:difficult|challenging)", 1,
    "difficulty|pieces"),
   (r"fast(?:er|est)|more powerful", 1, "processor|pressure|speed|output"),
-  (r"(?:big|larg|great)\w*(?:er|est)|roomier|more spacious", 1,
+  (r"(?:big|larg|great)\w*(?:er|est)|roomier|more spacious|sizes? up", 1,
    "size|capacity|storage|length|height|room|frame|diameter|piece|weight"),
-  (r"small(?:er|est)|more compact", -1,
+  (r"small(?:er|est)|more compact|sizes? down", -1,
    "size|capacity|storage|length|height|room|frame|diameter|piece|weight"),
 )  # fmt: skip
 _OPPOSITE = {
@@ -126,7 +138,7 @@ def goal(
   scope: str, old: entities.Entity, known: Sequence[entities.Entity]
 ) -> Goal:
   """Reads what was said of a thing; `known` are its product's variants."""
-  low = digits(plain(scope))
+  low = _TOO.sub("too ", digits(plain(scope)))
   mine = options_of(old)
   table = {
     k: list(dict.fromkeys(e.fields[k] for e in known if k in e.fields))
@@ -167,7 +179,8 @@ def variant_scores(
   aim = goal(scope, old, own)
   if like is not None:
     values = {k: [v] for k, v in options_of(like).items()}
-    aim = aim._replace(values={**values, **aim.values}, moves={})
+    values = {**values, **aim.values}
+    aim = aim._replace(values=values, moves={}, again=False)
   prices = [_price(e) for e, ok in zip(options, fit, strict=True) if ok]
   low, high = min(prices, default=0.0), max(prices, default=0.0)
   out = []
@@ -292,10 +305,11 @@ def _spoken(
       if found in values:
         out[k] = {found: 0}
       continue
-    if "none" in values and re.search(
+    without = [v for v in values if re.match(r"(?:none|not? \w+)$", v)]
+    if without and re.search(
       rf"\b(?:no|without|none)(?: an?| any)? {re.escape(k)}", text
     ):
-      out[k] = {"none": 0}
+      out[k] = {without[0]: 0}
       continue
     for v in values:
       at = says(text, v, values)
@@ -360,7 +374,7 @@ def _unless_same(low, mine, spoken) -> dict[str, list[str]]:
   out = {}
   for k, at in spoken.items():
     values = sorted(at, key=lambda v, at=at: at[v])
-    if not re.search(r">|\bprefer|\bor\b", low):
+    if not _RANKED.search(low):
       values = [v for v in values if v != mine[k]] or values
     out[k] = values
   return out
