@@ -230,10 +230,7 @@ class Tau2LLM:
       if not np.isnan(a)
       for row in e.info["rows"]
     ]
-    talks = [
-      (np.array(r.ids), np.array(r.mask), np.array(r.logprobs))
-      for _, r, _ in kept
-    ]
+    talks = [_read(row, self.options.length + 1) for _, row, _ in kept]
     rows = self._rows([e for e, _, _ in kept], talks, [a for _, _, a in kept])
     # One conversation is one vote, in however many rows it was sampled.
     share = [1 / len(e.info["rows"]) for e, _, _ in kept]
@@ -333,6 +330,15 @@ def figures(info: Mapping[str, Any]) -> dict[str, float]:
 def cut_short(e: types.Episode) -> bool:
   """Whether a limit of tokens ended it, not what it said."""
   return any(e.info["events"].get(k) for k in ("truncated", "context"))
+
+
+def _read(
+  row: chat.Row, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(ids, mask, logprobs) of a row. What was said to the agent last may find
+  no room: it ends the conversation, and nothing was sampled behind it."""
+  assert not any(row.mask[most:])
+  return tuple(np.array(x[:most]) for x in (row.ids, row.mask, row.logprobs))
 
 
 def _seed(seed: int, spec: types.TaskSpec, trial: int) -> int:

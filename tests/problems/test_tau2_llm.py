@@ -1,6 +1,7 @@
 """The LLM on tau2, with a model of one layer: what its rows hold, that trainer
 and sampler agree, and whole runs of methods, stopped and gone on with."""
 
+import copy
 import dataclasses
 import json
 
@@ -184,6 +185,18 @@ def test_a_failed_conversation_is_in_no_group(what, talks):
   rows = what.batch([broken, *talks[1:]], seed=0)
   # Its partner is left without a group, so one task's two rows remain.
   assert rows.weight.tolist() == [1, 1, 0, 0]
+
+
+def test_what_finds_no_room_in_a_row_is_not_learned(what, talks):
+  (row,) = talks[0].info["rows"]
+  long = copy.deepcopy(row)
+  long.say([7] * SMALL["length"])  # an answer of a tool
+  one = dataclasses.replace(talks[0], info={**talks[0].info, "rows": (long,)})
+  full, rows = (what.batch([e, *talks[1:]], seed=0) for e in (one, talks[0]))
+  assert (full.mask == rows.mask).all() and full.mask[0].sum() == sum(row.mask)
+  n = len(row.ids)
+  assert (full.action[0, n - 1 :] == 7).all()
+  assert (full.logp_old == rows.logp_old).all()
 
 
 def test_a_conversation_cut_short_may_be_left_out(what, talks, monkeypatch):
