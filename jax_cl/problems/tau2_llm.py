@@ -338,7 +338,8 @@ def _read(
   """(ids, mask, logprobs) of a row. What was said to the agent last may find
   no room: it ends the conversation, and nothing was sampled behind it."""
   assert not any(row.mask[most:])
-  return tuple(np.array(x[:most]) for x in (row.ids, row.mask, row.logprobs))
+  ids, mask, logprobs = row.ids[:most], row.mask[:most], row.logprobs[:most]
+  return np.array(ids), np.array(mask), np.array(logprobs)
 
 
 def _seed(seed: int, spec: types.TaskSpec, trial: int) -> int:
