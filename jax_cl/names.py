@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def check(kind: str, name: str, known: Iterable[str]) -> None:
@@ -11,6 +11,17 @@ def check(kind: str, name: str, known: Iterable[str]) -> None:
   known = list(known)
   if name not in known:
     raise ValueError(unknown(kind, name, known))
+
+
+def several(
+  kind: str, given: Sequence[str] | str, known: Iterable[str]
+) -> list[str]:
+  """Names as a list or as `a,b`, all of them known."""
+  parts = given.split(",") if isinstance(given, str) else list(given)
+  known = list(known)
+  for part in parts:
+    check(kind, part, known)
+  return parts
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -51,8 +51,8 @@ class Sizes(NamedTuple):
 
 
 def run(
-  shapes: Sequence[str] = tuple(SHAPES),
-  whats: Sequence[str] = WHATS,
+  shapes: Sequence[str] | str = tuple(SHAPES),
+  whats: Sequence[str] | str = WHATS,
   rows: int = 8,
   prompt: int = 512,
   new: int = 128,
@@ -64,10 +64,8 @@ def run(
   repeats: int = 3,
 ) -> Iterator[dict[str, Any]]:
   """Rows {shape, what, ours, peer, ratio, ours_mb, peer_mb}, tokens/s."""
-  for shape in shapes:
-    names.check("shape", shape, SHAPES)
-  for what in whats:
-    names.check("measurement", what, WHATS)
+  shapes = names.several("shape", shapes, SHAPES)
+  whats = names.several("measurement", whats, WHATS)
   sizes = Sizes(
     rows, prompt, new, prefix, turns, read, sampled, conversations, repeats
   )

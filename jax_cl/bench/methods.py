@@ -63,8 +63,8 @@ def run(
   time of an update in a block; `rule_of_thumb` is there for appended rows.
   """
   known = [*build.known("methods"), *(v for v in VARIANTS if v != "replay")]
-  chosen = _names("method", methods, known) or known
-  for name in _names("shape", shapes, list(SHAPES)):
+  chosen = names.several("method", methods or known, known)
+  for name in names.several("shape", shapes, SHAPES):
     shape = SHAPES[name]()
     plain = _Loop(shape, "sequential", {})
     for row in chosen:
@@ -82,13 +82,6 @@ def run(
         "state_bytes": loop.state_bytes,
         **({"rule_of_thumb": thumb} if thumb else {}),
       }
-
-
-def _names(kind: str, given: Sequence[str] | str, known: Sequence[str]):
-  parts = given.split(",") if isinstance(given, str) else list(given)
-  for part in parts:
-    names.check(kind, part, known)
-  return parts
 
 
 class _Loop:
