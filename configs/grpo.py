@@ -62,6 +62,8 @@ def get_config():
     "micro": 0,  # rows of a micro-batch
     "buckets": (),  # lengths that micro-batches are cut to
     "chunk": 256,
+    "shared": 0,  # tokens of the prompt that are computed once for all rows
+    "prompts": 1,  # how many prompts a micro-batch may have then
     "top_k": 0,
   }
   config.optim.name = "adamw"

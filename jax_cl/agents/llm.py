@@ -15,10 +15,11 @@ Everything is summed over micro-batches of `micro` rows, each rematerialised,
 and divided once, so that gradients depend on neither their number nor on
 padding. With `buckets` rows are put together by length, and a micro-batch is
 cut to the shortest bucket that holds it. Logits exist for `chunk` positions of
-a micro-batch at a time, and for sampled tokens alone. What is trained is a
-sub-tree (`trains`): methods never see the rest. With adapters the base model is
-the tree without them, so the KL reference costs no memory; when the whole tree
-is trained, a copy is kept only if `kl` > 0.
+a micro-batch at a time, and for sampled tokens alone. With `shared` the tokens
+that rows begin with in common are computed once (`policies.alike`). What is
+trained is a sub-tree (`trains`): methods never see the rest. With adapters the
+base model is the tree without them, so the KL reference costs no memory; when
+the whole tree is trained, a copy is kept only if `kl` > 0.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import numpy as np
 
 from jax_cl import tree
 from jax_cl.losses import fisher, grpo, policy
-from jax_cl.policies import lora
+from jax_cl.policies import alike, lora
 from jax_cl.policies.base import Policy
 from jax_cl.types import CLONED, Agent, Batch, Objective
 
@@ -58,6 +59,8 @@ def make(
   micro: int = 0,
   buckets: Sequence[int] = (),
   chunk: int = 256,
+  shared: int = 0,
+  prompts: int = 1,
   top_k: int = 0,
 ) -> Agent:
   """An agent of one model.
@@ -79,6 +82,10 @@ def make(
     micro: rows of a micro-batch, 0: the whole batch at once.
     buckets: lengths below `length`, rising, that micro-batches are cut to.
     chunk: positions whose logits exist at a time.
+    shared: tokens that rows begin with, none of them sampled, which are those
+      of one prompt or of few; computed once for all rows of a micro-batch.
+    prompts: how many prompts a micro-batch may have. The loss is NaN where
+      there are more, or where a shared token was sampled.
     top_k: `Objective.out` gives so many logits and their ids, the largest of
       each position (f32[B, T, K], int32[B, T, K]); 0: all, f32[B, T, V].
   """
@@ -99,6 +106,19 @@ def make(
     )
   pg = grpo.loss(loss, dict(loss_args or {}))
   estimator = grpo.penalty(kl_estimator)
+
+  if shared and not 0 < shared < min([length, *buckets]):
+    raise ValueError(
+      f"agent.shared is {shared}; it must be positive and below the "
+      f"{min([length, *buckets])} tokens of the shortest row"
+    )
+  if prompts < 1:
+    raise ValueError(f"agent.prompts is {prompts}; it must be 1 or more")
+  if shared and model.config.attention_block:
+    raise ValueError(
+      "agent.shared is computed without blocks of attention: set "
+      "attention_block or shared to 0"
+    )
 
   def init(key):
     return apart(jax.jit(model.init)(key))
@@ -134,12 +154,25 @@ def make(
     def tokens(params, batch: Batch):
       """(log pi of the actions, entropy, was it the mode): f32[B, T] each, at
       sampled tokens; what stands elsewhere means nothing."""
-      obs = batch.obs
+      sampled_BT = batch.mask != 0
+      x = hidden(params, batch.obs)
+      if shared:
+        early = jnp.any(sampled_BT[:, :shared])
+        x = jnp.where(early, jnp.nan, x)
+      read = lambda x, a: _read(model.unembed(params, x) / temperature, a)
+      out = _where_sampled(
+        read, chunk, x, batch.action[:, shared:], sampled_BT[:, shared:]
+      )
+      return jax.tree.map(lambda y: jnp.pad(y, ((0, 0), (shared, 0))), out)
+
+    def hidden(params, obs):
+      """Of all tokens but the first `shared`."""
+      if shared:
+        return alike.hidden(model, params, obs, shared, prompts)
       x, _ = model.hidden(
         params, obs["tokens"], obs["positions"], obs["segments"]
       )
-      read = lambda x, a: _read(model.unembed(params, x) / temperature, a)
-      return _where_sampled(read, chunk, x, batch.action, batch.mask != 0)
+      return x
 
     def logp(p, batch):
       return tokens(whole(p), batch)[0]
