@@ -1,4 +1,5 @@
 # setup  quickstart  test  test-slow  lint  format  results  compile-constraints
+# peers
 #
 # Everything runs in .venv, which `make setup` fills from pyproject.toml and
 # constraints.txt, and fills again when one of them has changed.
@@ -6,6 +7,7 @@
 #   make test ARGS="-k online_ewc" WORKERS=4
 #   make results    # redraws the results in README.md from results/
 #   make setup EXTRAS=test,cuda12 PYTHON=python3.12
+#   make peers      # TRL in .venv-peers, for `python -m jax_cl.bench grpo`
 
 BIN := .venv/bin
 EXTRAS ?= test
@@ -21,7 +23,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1  # else it asks for newer versions
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup quickstart test unit test-slow lint format results \
-  compile-constraints
+  compile-constraints peers
 
 setup: $(STAMP)
 
@@ -63,3 +65,18 @@ results: $(STAMP)
 
 compile-constraints: $(STAMP)
 	$(BIN)/python tools/compile_constraints.py
+
+PEERS := .venv-peers
+
+peers: $(PEERS)/.setup
+
+# Apart from .venv: TRL brings other versions of what we use.
+$(PEERS)/.setup: constraints-peers.txt
+	@test -n "$(PYTHON)" || { echo \
+	  "no Python 3.11, 3.12 or 3.13 with venv on the path; name one: make peers PYTHON=..." \
+	  >&2; exit 1; }
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet pip==26.3
+	$(PEERS)/bin/python -m pip install --quiet --no-compile \
+	  --constraint constraints-peers.txt trl torch
+	@touch $@
