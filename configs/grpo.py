@@ -53,6 +53,8 @@ def get_config():
     "lora_alpha": 16.0,
     "lora_targets": "layers/.*",
     "temperature": 1.0,
+    "constrained": False,  # answers are words or calls that parse (slower)
+    "supports": 0,  # sampled tokens of a row to learn from, constrained; 0: all
     "loss": "grpo",  # bnpo | dapo | dr_grpo | gspo | cispo
     "loss_args": {},
     "kl": 0.0,  # pull to the base model

@@ -99,6 +99,9 @@ class Row:
   logprobs: list[float] = dataclasses.field(default_factory=list)  # 0: not
   versions: list[int] = dataclasses.field(default_factory=list)
   # versions: of the weights that sampled the token; -1: not sampled
+  supports: list[Any] = dataclasses.field(default_factory=list)
+  # supports: with constrained decoding, what each sampled token was drawn
+  # from, packed (`generate.allowed`); else empty
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -113,6 +116,7 @@ class Row:
     ids: Sequence[int],
     logprobs: Sequence[float],
     versions: Sequence[int],
+    supports: Sequence[Any] = (),
   ) -> None:
     """Adds sampled ids with their log-probabilities, which must be there."""
     if not len(ids) == len(logprobs) == len(versions):
@@ -120,10 +124,13 @@ class Row:
         f"{len(ids)} ids with {len(logprobs)} logprobs and {len(versions)}"
         " versions"
       )
+    if supports and len(supports) != len(ids):
+      raise ValueError(f"{len(ids)} ids with {len(supports)} supports")
     for i, x in zip(ids, logprobs):
       if not math.isfinite(x) or x > 0:
         raise ValueError(f"log-probability {x} of sampled id {i}")
     self._add(ids, logprobs, 1, versions)
+    self.supports += supports
 
   def _add(self, ids, logprobs, mask: int, versions) -> None:
     self.ids += [int(i) for i in ids]

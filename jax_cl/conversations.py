@@ -15,8 +15,11 @@ from typing import Any
 
 from jax_cl import chat as chat_lib
 from jax_cl import engine as engine_lib
+from jax_cl import guides
 from jax_cl.tasks import env as env_lib
 from jax_cl.types import Episode, TaskSpec, Turn, User, Verdict
+
+Grammars = Mapping[str, guides.Grammar]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class _Live:
     self.answers = 0
     self.rows: list[chat_lib.Row] = []
     self.turns: tuple[Turn, ...] = ()  # not yet shown to the policy
+    self.heard = guides.Heard()  # followed where decoding is constrained
     self.env: env_lib.Env | None = None
     with self._failing():
       user: User | None = None if job.spec.solo else make_user()
@@ -73,6 +77,13 @@ class _Live:
   def own(self) -> list[int]:
     """Ids of the row under way, behind the prompt."""
     return self.rows[-1].ids[len(self.prompt.ids) :]
+
+  def guide(self, grammars: Grammars | None) -> guides.Guide | None:
+    """Of the next answer, once the policy is shown the new turns."""
+    if grammars is None:
+      return None
+    self.heard.hear(self.turns)
+    return grammars[self.job.spec.domain].guide(self.heard)
 
   def act(self, turn: Turn) -> None:
     assert self.env is not None
@@ -129,6 +140,7 @@ def run(
   sampling: engine_lib.Sampling = engine_lib.Sampling(),
   max_new_tokens: int = 256,
   max_turns: int = 200,
+  grammars: Grammars | None = None,
 ) -> list[Done]:
   """Runs every job; results in the jobs' order.
 
@@ -136,6 +148,7 @@ def run(
     prompts: of each domain.
     max_new_tokens: of an answer; one that is cut does not parse.
     max_turns: tau2's limit of steps.
+    grammars: of each domain, where decoding is constrained.
 
   An answer that is no turn (`chat.EVENTS`), or finds no room in the context
   ("context"), ends its episode by tau2's "agent_error" and is counted in
@@ -171,6 +184,7 @@ def run(
       seed=jobs[i].seed,
       sampling=sampling,
       max_tokens=max_new_tokens,
+      guide=live[i].guide(grammars),
     )
 
   while todo or live:
@@ -191,13 +205,15 @@ def run(
         submit(i)
       else:
         one.rows[-1].say(suffix)
-        engine.reply(i, suffix, max_new_tokens)
+        engine.reply(i, suffix, max_new_tokens, one.guide(grammars))
   return [done[i] for i in range(len(jobs))]
 
 
 def _take(chat: chat_lib.Chat, one: _Live, answer: engine_lib.Answer) -> bool:
   """Records an answer and acts on it; whether its thought is to be stripped."""
-  one.rows[-1].sample(answer.ids, answer.logprobs, answer.versions)
+  one.rows[-1].sample(
+    answer.ids, answer.logprobs, answer.versions, answer.supports
+  )
   one.answers += 1
   call_id = f"call_{one.answers}"
   if answer.reason == "context":

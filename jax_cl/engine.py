@@ -12,6 +12,10 @@ number of slots and the chunk; not on the other rows, nor on the slot.
 
 All slots share one prefix at a time: a conversation with another one waits
 until the slots are empty.
+
+A `Guide` says token by token what an answer may be. While any row has one, a
+call samples one token, since the next mask depends on it: as many calls as
+tokens, each with a word from the host. Draws stay those of the row's seed.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +44,18 @@ class Sampling(NamedTuple):
   top_k: int = 0  # 0: all
 
 
+class Guide(Protocol):
+  """What one answer may be, token by token."""
+
+  def support(self) -> np.ndarray:
+    """uint32[ceil(V / 32)], packed (`generate.allowed`): the next token."""
+    ...
+
+  def take(self, token: int) -> None:
+    """Goes on behind a token of the support."""
+    ...
+
+
 class Answer(NamedTuple):
   """What a conversation said next, and why it ended there."""
 
@@ -48,6 +64,7 @@ class Answer(NamedTuple):
   logprobs: list[float]
   versions: list[int]  # of the weights, a token
   reason: str  # "stop", "length" (its limit), "context" (no room is left)
+  supports: Sequence[np.ndarray] = ()  # with a guide: packed, a token
 
 
 @dataclasses.dataclass
@@ -64,6 +81,8 @@ class _Row:
   answer: list[int] = dataclasses.field(default_factory=list)
   logprobs: list[float] = dataclasses.field(default_factory=list)
   versions: list[int] = dataclasses.field(default_factory=list)
+  guide: Guide | None = None  # of the answer under way
+  supports: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def sizes(context: int) -> tuple[int, ...]:
@@ -154,6 +173,7 @@ class Engine:
     seed: int,
     sampling: Sampling,
     max_tokens: int,
+    guide: Guide | None = None,
   ) -> None:
     """A new conversation, which answers `ids` as soon as a slot is free."""
     _check_sampling(sampling)
@@ -163,17 +183,24 @@ class Engine:
       raise ValueError(
         f"conversation {key!r} begins without a token of its own"
       )
-    row = _Row(key, tuple(prefix), seed, sampling, list(ids), 0)
+    row = _Row(key, tuple(prefix), seed, sampling, list(ids), 0, guide=guide)
     row.left = self._room(row, max_tokens)
     self._queue.append(row)
 
-  def reply(self, key: Any, ids: Sequence[int], max_tokens: int) -> None:
+  def reply(
+    self,
+    key: Any,
+    ids: Sequence[int],
+    max_tokens: int,
+    guide: Guide | None = None,
+  ) -> None:
     """Goes on with a conversation that has answered."""
     row = self._find(key)
     if row.left:
       raise ValueError(f"conversation {key!r} has not answered yet")
     row.ids += ids
     row.answer, row.logprobs, row.versions = [], [], []
+    row.guide, row.supports = guide, []
     row.left = self._room(row, max_tokens)
 
   def close(self, key: Any) -> None:
@@ -260,6 +287,7 @@ class Engine:
           r.read += int(count[i])
 
   def _sample(self, rows: list[_Row]) -> None:
+    support = self._support() if any(r.guide for r in rows) else None
     live = [r if r is not None and r.left > 0 else None for r in self._rows]
     column = lambda f, rest, dtype: jnp.asarray(
       [rest if r is None else f(r) for r in live], dtype
@@ -279,14 +307,27 @@ class Engine:
       prefix=self._prefix(rows[0].prefix),
       state=state,
       stops=self._stops,
-      steps=self.steps,
+      steps=self.steps if support is None else 1,
       truncate=truncate,
+      support=support,
     )
     tokens, logprobs, sampled = map(np.asarray, drawn)
     for i, row in enumerate(live):
       if row is not None:
         n = int(sampled[i].sum())
         self._note(row, tokens[i, :n].tolist(), logprobs[i, :n].tolist())
+        if row.guide is not None and support is not None:
+          row.guide.take(row.ids[-1])
+          row.supports.append(support[i])
+
+  def _support(self) -> np.ndarray:
+    """uint32[slots, W]: what each row may say next; all, without a guide."""
+    words = -(-self.policy.config.vocab // 32)
+    out = np.full((len(self._rows), words), 2**32 - 1, np.uint32)
+    for i, row in enumerate(self._rows):
+      if row is not None and row.left > 0 and row.guide is not None:
+        out[i] = row.guide.support()
+    return out
 
   def _note(self, row: _Row, ids: list[int], logprobs: list[float]) -> None:
     for j, x in enumerate(logprobs):
@@ -419,9 +460,9 @@ def _extend(policy, params, tokens, count, *, cache, prefix) -> slots.Slots:
   return cache._replace(prefix=None)
 
 
-def _decode(policy, params, *, cache, prefix, state, stops, **static):
+def _decode(policy, params, *, cache, prefix, state, stops, **how):
   cache, state, drawn = generate.decode(
-    policy, params, cache._replace(prefix=prefix), state, stops=stops, **static
+    policy, params, cache._replace(prefix=prefix), state, stops=stops, **how
   )
   return cache._replace(prefix=None), state, drawn
 
@@ -441,7 +482,9 @@ def _take(dtype: str, params: PyTree) -> tuple[PyTree, jax.Array]:
 
 
 def _answer(row: _Row, reason: str) -> Answer:
-  return Answer(row.key, row.answer, row.logprobs, row.versions, reason)
+  return Answer(
+    row.key, row.answer, row.logprobs, row.versions, reason, row.supports
+  )
 
 
 def _check_sampling(s: Sampling) -> None:

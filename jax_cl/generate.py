@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jax_cl.policies import base, slots
 
@@ -80,13 +80,17 @@ def decode(
   stops: Int[Array, " n"],
   steps: int,
   truncate: bool,
+  support: UInt32[Array, "B W"] | None = None,
 ) -> tuple[slots.Slots, SamplingState, Drawn]:
   """Samples `steps` tokens, or fewer where a row meets a stop or its limit.
 
   A fixed number of steps, since a loop that ends when all rows have stopped
   would ask the device at each one. `truncate`: some row has top_p < 1 or
-  top_k > 0, so that logits must be sorted.
+  top_k > 0, so that logits must be sorted. `support`: the tokens that each row
+  may draw (`allowed`); the next ones depend on what is drawn, so `steps` is 1.
   """
+  if support is not None and steps != 1:
+    raise ValueError(f"steps={steps} with a support, which is of one token")
 
   start = _position(cache)
 
@@ -102,7 +106,9 @@ def decode(
       cache._replace(tail=tail),
     )
     logits = policy.unembed(params, x)[:, 0]
-    token, logprob = sample(logits, state, position + 1, truncate=truncate)
+    token, logprob = sample(
+      logits, state, position + 1, truncate=truncate, support_BW=support
+    )
     token = jnp.where(live, token, state.token)
     ended = jnp.isin(token, stops)
     left = jnp.where(live & ~ended, state.left - 1, 0)
@@ -122,16 +128,19 @@ def sample(
   position_B: Int[Array, " B"],
   *,
   truncate: bool,
+  support_BW: UInt32[Array, "B W"] | None = None,
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
   """(token, its log-probability), drawn from softmax(logits / temperature).
 
-  After temperature and truncation, over the support that was drawn from: the
+  After temperature, `support` and truncation, over what was drawn from: the
   trainer must do the same. At temperature 0 the most probable token is taken,
   and its log-probability is that at temperature 1. The key is fold_in(seed,
   position of the new token): a draw depends on its own row alone.
   """
   greedy = state.temperature == 0
   z = logits_BV / jnp.where(greedy, 1.0, state.temperature)[:, None]
+  if support_BW is not None:
+    z = jnp.where(allowed(support_BW, z.shape[1]), z, -jnp.inf)
   if truncate:
     z = jnp.where(keep(z, state.top_p, state.top_k), z, -jnp.inf)
   noise = jax.vmap(_gumbel, (0, 0, None))(
@@ -161,6 +170,17 @@ def keep(
   kept = (rank < k) & (before < top_p_B[:, None])
   last = jnp.maximum(jnp.sum(kept, axis=-1, keepdims=True) - 1, 0)
   return z_BV >= jnp.take_along_axis(z, last, axis=1)
+
+
+def allowed(
+  support: UInt32[Array, "*rows W"], vocab: int
+) -> Bool[Array, "*rows V"]:
+  """A packed support, token by token: i is bit i % 32 of word i // 32."""
+  place = jax.lax.broadcasted_iota(
+    jnp.uint32, (*support.shape, 32), support.ndim
+  )
+  bits = (support[..., None] >> place) & 1
+  return bits.astype(bool).reshape(*support.shape[:-1], -1)[..., :vocab]
 
 
 def _gumbel(seed, position, n: int):

@@ -37,12 +37,13 @@ class Told:
     self.answers = [collections.deque(a) for a in answers]  # by key
     self.slots, self.live, self.heard = slots, {}, []
 
-  def submit(self, key, prefix, ids, *, seed, sampling, max_tokens):
+  def submit(self, key, prefix, ids, *, seed, sampling, max_tokens, guide):
+    assert guide is None
     assert key not in self.live and len(self.live) < self.slots
     self.heard.append((key, list(prefix), list(ids)))
     self.live[key] = True
 
-  def reply(self, key, ids, max_tokens):
+  def reply(self, key, ids, max_tokens, guide):
     self.heard.append((key, None, list(ids)))
     self.live[key] = True
 

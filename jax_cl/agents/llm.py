@@ -20,6 +20,11 @@ that rows begin with in common are computed once (`policies.alike`). What is
 trained is a sub-tree (`trains`): methods never see the rest. With adapters the
 base model is the tree without them, so the KL reference costs no memory; when
 the whole tree is trained, a copy is kept only if `kl` > 0.
+
+With constrained decoding `obs["support"]` (uint32[B, S, ceil(V/32)], packed)
+says what the first S sampled tokens of a row were drawn from; all figures that
+are of the recorded tokens are then of the softmax over it. `out` is not: it
+gives the model's own logits.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cl import tree
+from jax_cl import generate, tree
 from jax_cl.losses import fisher, grpo, policy
 from jax_cl.policies import alike, lora
 from jax_cl.policies.base import Policy
@@ -62,6 +67,7 @@ def make(
   shared: int = 0,
   prompts: int = 1,
   top_k: int = 0,
+  supports: int = 0,
 ) -> Agent:
   """An agent of one model.
 
@@ -88,6 +94,8 @@ def make(
       there are more, or where a shared token was sampled.
     top_k: `Objective.out` gives so many logits and their ids, the largest of
       each position (f32[B, T, K], int32[B, T, K]); 0: all, f32[B, T, V].
+    supports: S, how many sampled tokens of a row come with their support; 0:
+      decoding is not constrained.
   """
   if not temperature > 0:
     raise ValueError(f"agent.temperature is {temperature}; it must be > 0")
@@ -159,10 +167,16 @@ def make(
       if shared:
         early = jnp.any(sampled_BT[:, :shared])
         x = jnp.where(early, jnp.nan, x)
-      read = lambda x, a: _read(model.unembed(params, x) / temperature, a)
-      out = _where_sampled(
-        read, chunk, x, batch.action[:, shared:], sampled_BT[:, shared:]
+
+      def read(x, of):
+        action, support = of
+        logits = model.unembed(params, x) / temperature
+        return _read(_within(logits, support), action)
+
+      action, support, sampled = jax.tree.map(
+        lambda y: y[:, shared:], (batch.action, _support(batch), sampled_BT)
       )
+      out = _where_sampled(read, chunk, x, (action, support), sampled)
       return jax.tree.map(lambda y: jnp.pad(y, ((0, 0), (shared, 0))), out)
 
     def hidden(params, obs):
@@ -248,7 +262,9 @@ def make(
     raise NotImplementedError("an LLM acts through jax_cl.engine")
 
   row = ((length,), np.int32)
-  spec = {"tokens": row, "positions": row, "segments": row}
+  spec: dict[str, Any] = {"tokens": row, "positions": row, "segments": row}
+  if supports:
+    spec["support"] = (supports, words(model.config.vocab)), np.uint32
   return Agent(
     init=init,
     objective=objective,
@@ -294,6 +310,31 @@ def rows(
   }
 
 
+def words(vocab: int) -> int:
+  """Of a packed support."""
+  return -(-vocab // 32)
+
+
+def with_supports(
+  rows: dict[str, Any], supports: Sequence[Sequence[Any]], shape
+) -> dict[str, Any]:
+  """`rows`, with what each conversation's sampled tokens were drawn from.
+
+  `supports` has a packed one for each of a conversation's sampled tokens, or
+  none at all: all tokens. `shape` is (S, words). Those sampled after S others
+  are not learned from where there are supports: theirs is not kept.
+  """
+  packed = np.full((len(rows["mask"]), *shape), 2**32 - 1, np.uint32)
+  mask = rows["mask"].copy()
+  for b, found in enumerate(supports):
+    n = min(len(found), shape[0])
+    if n:
+      packed[b, :n] = found[:n]
+      mask[b] *= np.cumsum(mask[b] > 0) <= shape[0]
+  obs = {**rows["obs"], "support": packed}
+  return {**rows, "obs": obs, "mask": mask}
+
+
 def cloned(
   ids: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -311,6 +352,25 @@ def _read(logits_BTV, action_BT):
     policy.entropy(logits_BTV),
     hit_BT.astype(jnp.float32),
   )
+
+
+def _support(batch: Batch):
+  """uint32[B, T, W]: what each token was drawn from; None: from all."""
+  packed_BSW = batch.obs.get("support")
+  if packed_BSW is None:
+    return None
+  place_BT = jnp.cumsum(batch.mask != 0, axis=1) - 1
+  at = jnp.clip(place_BT, 0, packed_BSW.shape[1] - 1)
+  found_BTW = jnp.take_along_axis(packed_BSW, at[..., None], axis=1)
+  known_BT = (batch.mask != 0) & (at == place_BT)
+  return jnp.where(known_BT[..., None], found_BTW, jnp.uint32(2**32 - 1))
+
+
+def _within(logits_BTV, support_BTW):
+  if support_BTW is None:
+    return logits_BTV
+  allowed = generate.allowed(support_BTW, logits_BTV.shape[-1])
+  return jnp.where(allowed, logits_BTV, -1e9)
 
 
 def _in_chunks(f, size: int, x_BTD, of):
@@ -333,15 +393,14 @@ def _in_chunks(f, size: int, x_BTD, of):
   return jax.tree.map(lambda y: glue(y)[:, :T], parts)
 
 
-def _where_sampled(f, size: int, x_BTD, action_BT, sampled_BT):
-  """f(x, action) at sampled positions, `size` at a time.
+def _where_sampled(f, size: int, x_BTD, of, sampled_BT):
+  """f(x, of) at sampled positions, `size` at a time; `of` leads with B, T.
 
   Sampled ones are moved to the front, so that logits are made for them and not
   for what others said: chunks without any are skipped, and are 0.
   """
-  T = action_BT.shape[1]
-  if T <= size:
-    return f(x_BTD, action_BT)
+  if sampled_BT.shape[1] <= size:
+    return f(x_BTD, of)
   front_BT = jnp.argsort(~sampled_BT, axis=1, stable=True)
   back_BT = jnp.argsort(front_BT, axis=1)
   take = lambda y, i: jnp.take_along_axis(
@@ -349,13 +408,14 @@ def _where_sampled(f, size: int, x_BTD, action_BT, sampled_BT):
   )
 
   def some(x, of):
-    action, sampled = of
-    out = jax.eval_shape(f, x, action)
+    of, sampled = of
+    out = jax.eval_shape(f, x, of)
     none = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), out)
-    return jax.lax.cond(jnp.any(sampled), lambda: f(x, action), none)
+    return jax.lax.cond(jnp.any(sampled), lambda: f(x, of), none)
 
-  of = take(action_BT, front_BT), take(sampled_BT, front_BT)
-  parts = _in_chunks(some, size, take(x_BTD, front_BT), of)
+  to_front = lambda y: take(y, front_BT)
+  of = jax.tree.map(to_front, (of, sampled_BT))
+  parts = _in_chunks(some, size, to_front(x_BTD), of)
   return jax.tree.map(lambda y: take(y, back_BT), parts)
 
 

@@ -21,6 +21,7 @@ from jax_cl import (
   chat,
   conversations,
   engine,
+  guides,
   names,
   sharding,
   tree,
@@ -92,6 +93,9 @@ class Tau2LLM:
     self._prompts = {
       d.name: model.chat.prompt(*prompt(d, options.prompt)) for d in domains
     }
+    self._grammars = None
+    if model.grammar is not None:
+      self._grammars = {d.name: model.grammar(d.tools) for d in domains}
     self._spaces: dict[str, actions.ActSpace] = {}
     self._imported, self._counts = [], {}
     if options.demonstrations:
@@ -231,16 +235,22 @@ class Tau2LLM:
       for row in e.info["rows"]
     ]
     talks = [_read(row, self.options.length + 1) for _, row, _ in kept]
-    rows = self._rows([e for e, _, _ in kept], talks, [a for _, _, a in kept])
+    supports = [row.supports for _, row, _ in kept]
+    rows = self._rows(
+      [e for e, _, _ in kept], talks, [a for _, _, a in kept], supports
+    )
     # One conversation is one vote, in however many rows it was sampled.
     share = [1 / len(e.info["rows"]) for e, _, _ in kept]
     rows = rows._replace(weight=np.array(share, np.float32).reshape(-1))
     return batching.fit(rows, self.options.batch_size, seed)
 
-  def _rows(self, episodes, talks, adv) -> types.Batch:
+  def _rows(self, episodes, talks, adv, supports=()) -> types.Batch:
     n = len(episodes)
+    tokens = llm.rows(talks, self.options.length)
+    if kept := (self.agent.obs_spec or {}).get("support"):
+      tokens = llm.with_supports(tokens, supports, kept[0])
     return types.Batch(
-      **llm.rows(talks, self.options.length),
+      **tokens,
       adv=np.array(adv, np.float32).reshape(n),
       weight=np.ones(n, np.float32),
       domain=np.array([self._place[e.task.domain] for e in episodes], np.int32),
@@ -292,6 +302,7 @@ class Tau2LLM:
       self._engine, self._chat, some, self._prompts, self._make_user,
       sampling=engine.Sampling(temperature=temperature),
       max_new_tokens=o.max_new_tokens, max_turns=o.max_turns,
+      grammars=self._grammars,
     )  # fmt: skip
     done = sharding.share(run, jobs)
     self._engine.release()
@@ -507,6 +518,8 @@ class LanguageModel(NamedTuple):
   agent: types.Agent
   chat: chat.Chat
   temperature: float
+  grammar: Callable[[Sequence[types.ToolSchema]], guides.Grammar] | None = None
+  # of a domain's tools, where decoding is constrained
 
 
 def language_model(
@@ -523,6 +536,8 @@ def language_model(
   lora_alpha: float = 16.0,
   lora_targets: str = "layers/.*",
   temperature: float = 1.0,
+  constrained: bool = False,
+  supports: int = 0,
   **options: Any,
 ) -> LanguageModel:
   """The section `config.agent.args`.
@@ -540,6 +555,10 @@ def language_model(
     lora_rank, lora_alpha, lora_targets: adapters, which alone are trained; 0:
       the whole tree is.
     temperature: of sampling and of the log-probabilities that are trained.
+    constrained: answers are words or calls by the tools' schemas, see `guides`;
+      one step of decoding at a time, so it takes longer.
+    supports: sampled tokens of a row that can be learned from when constrained,
+      each of which keeps a bit a logit; 0: all.
     options: see `agents.llm.make`.
   """
   changes = {
@@ -573,7 +592,13 @@ def language_model(
     load=None if weights.is_new(model) else load,
     length=length,
     temperature=temperature,
+    supports=(supports or length) if constrained else 0,
     **options,
   )
   talk = chat.make(weights.tokenizer(model), form, thinking=thinking)
-  return LanguageModel(model, made, agent, talk, temperature)
+  grammar = None
+  if constrained:
+    grammar = guides.make(
+      talk.tokenizer, form, vocab=made.config.vocab, thinks=thinking != "off"
+    )
+  return LanguageModel(model, made, agent, talk, temperature, grammar)

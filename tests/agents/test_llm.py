@@ -215,3 +215,36 @@ def test_only_the_named_leaves_are_trained_and_the_base_is_kept():
 
 def test_cloned_is_no_log_probability():
   assert CLONED > 0 and dataclasses.is_dataclass(MODEL.config)
+
+
+def test_log_probabilities_are_of_what_was_drawn_from(params):
+  """Renormalised over a support, by hand; all tokens where there is none."""
+  rows = batch(lengths=(13, 9), adv=(1, -1))
+  V = MODEL.config.vocab
+  open_ = np.zeros((10, 32 * llm.words(V)), bool)  # ten sampled tokens
+  said = rows.action[0][rows.mask[0] > 0]
+  open_[np.arange(10), said] = True
+  open_[:, 5:20] = True
+  packed = np.packbits(open_, axis=1, bitorder="little").view(np.uint32)
+  shape = (10, llm.words(V))
+  with_ = llm.with_supports(
+    {"obs": rows.obs, "mask": rows.mask}, [packed, ()], shape
+  )
+  out = np.asarray(objective(params).out(params, rows))
+  for chunk in (256, 5):  # as a whole, and sampled tokens moved to the front
+    obj = objective(params, chunk=chunk, supports=10)
+    logp = np.asarray(obj.logp(params, rows._replace(**with_)))
+    for n, t in enumerate(np.flatnonzero(rows.mask[0])):
+      z = np.where(open_[n, :V], out[0, t], -np.inf)
+      hand = out[0, t, said[n]] - np.log(np.exp(z).sum())
+      np.testing.assert_allclose(logp[0, t], hand, rtol=1e-5)
+    plain = objective(params, chunk=chunk).logp(params, rows)
+    np.testing.assert_allclose(
+      logp[1, rows.mask[1] > 0], plain[1, rows.mask[1] > 0], rtol=1e-5
+    )
+  # Of more sampled tokens than supports are kept the first ones are learned.
+  few = llm.with_supports(
+    {"obs": rows.obs, "mask": rows.mask}, [packed, ()], (4, shape[1])
+  )
+  assert few["mask"].sum(1).tolist() == [4, 6]
+  assert few["obs"]["support"].shape == (2, 4, shape[1])

@@ -141,6 +141,28 @@ def test_trainer_and_sampler_agree(what, learner, gradient, talks):
   np.testing.assert_allclose(aux["ratio"], 1, atol=1e-5)
 
 
+def test_constrained_answers_parse_and_their_log_probabilities_agree(learner):
+  """Renormalised over what each token was drawn from, to 1e-5."""
+  pytest.importorskip("llguidance")
+  args = {"model": "tiny", "model_args": MODEL, "constrained": True}
+  what = make(agent={"name": "llm", "args": args}, max_new_tokens=48)
+  p, frozen = jax.tree.map(jnp.copy, learner)
+  opens = what._chat.tokenizer.token_to_id(chat.OPEN)  # else it rarely calls
+  p["embed"]["embedding"] = p["embed"]["embedding"].at[opens].set(1.28)
+  talks = what.collect(p, frozen, MOCK, 2, seed=5)
+  assert all(e.info["events"].keys() <= {"truncated"} for e in talks)
+  assert any(t.tool_calls for e in talks for t in e.turns)
+  rows = what.batch([rewarded(e, float(i % 2)) for i, e in enumerate(talks)], 0)
+  logp = jax.jit(what.agent.objective(frozen).logp)
+  gap = np.abs(np.asarray(logp(p, rows)) - rows.logp_old)[rows.mask > 0]
+  assert gap.size > 20 and gap.max() <= 1e-5
+  # The model's own softmax says otherwise.
+  every = np.full_like(rows.obs["support"], 2**32 - 1)
+  wide = rows._replace(obs=rows.obs | {"support": every})
+  gap = np.asarray(logp(p, wide)) - rows.logp_old
+  assert gap[rows.mask > 0].min() < -1
+
+
 def test_the_same_seed_is_the_same_conversation(what, learner, talks):
   ids = lambda es: [e.info["rows"][0].ids for e in es]
   again = what.collect(*learner, MOCK, 2, seed=5)
