@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
         "val_trials": 1,  # of each val task; 0: none
         "interval": 0,  # steps between evaluations on val in a stage, 0: none
         "warm_start": False,  # one on val between cloning and policy gradient
+        "kl_rows": 0,  # of each ended stage, whose KL to now is logged; 0: none
       },
       "verbose": False,
       "log_interval": 10,

@@ -47,6 +47,12 @@ def check(config: ConfigDict) -> None:
       "config.problem is 'tau2', whose agents act on one host: leave out "
       "--coordinator, or train the LLM itself (tau2_llm)"
     )
+  kept, size = config.eval.get("kl_rows", 0), config.train.batch_size
+  if not 0 <= kept <= size:
+    raise ValueError(
+      f"config.eval.kl_rows is {kept}; it must be 0 or more, and at most "
+      f"config.train.batch_size ({size})"
+    )
   where = layout(config).rows
   parts = where.mesh.size // where.mesh.shape["tensor"] if where else 1
   _check_devices(config.train.batch_size, parts)
@@ -177,6 +183,7 @@ def steps(config: ConfigDict, what: Problem, how: base.Method) -> update.Steps:
     empty_batch(what, config.train.batch_size),
     reset_optimiser=reset,
     layout=layout(config),
+    keeps=config.eval.get("kl_rows", 0),
   )
 
 

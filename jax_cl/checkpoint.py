@@ -53,7 +53,7 @@ def save(
   if path.exists():  # saved before a resume: the same state, bit for bit
     return
   with _context():
-    ocp.save_checkpointables(str(path), {"state": state, "host": host})
+    ocp.save_checkpointables(str(path), {"state": _parts(state), "host": host})
   for old in places(workdir) if sharding.first() else ():
     if old < (stage, step) and old[1] > 0:
       shutil.rmtree(path_of(workdir, *old))
@@ -91,7 +91,7 @@ def restore(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=getattr(x, "sharding", None)
     ),
-    like,
+    _parts(like),
   )
   state = _load(path, {"state": abstract})["state"]
   for (where, x), y in zip(
@@ -103,7 +103,12 @@ def restore(
         f"({jax.tree_util.keystr(where)} is {y.dtype}{list(y.shape)} there, "
         f"{x.dtype}{list(x.shape)} here): {REMEDY}"
       )
-  return state
+  return like._replace(**state)
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+  """Fields by name, without an empty `kept`: older checkpoints have none."""
+  return {k: v for k, v in state._asdict().items() if k != "kept" or v}
 
 
 def _load(path: pathlib.Path, abstract: dict[str, Any]) -> dict[str, Any]:

@@ -196,15 +196,20 @@ class _Run:
     began = time.monotonic()
     if self.method.capacity:
       self.guard.buffer(self.state.buffer)
-    if self.method.rows:
-      self.state = self.steps.end(
-        self.state, self.frozen, self.last_rows(k, demos)
-      )
+    if self.method.rows or self.steps.keep:
+      self.end(self.last_rows(k, demos))
     self.rows(k)
     with hold():
       self.place = Place(k + 1)
       self.save()
     self.timing("evaluate", k, began)
+
+  def end(self, batches) -> None:
+    """What a method, and the metric of change, take from a stage's rows."""
+    if self.method.rows:
+      self.state = self.steps.end(self.state, self.frozen, batches)
+    if self.steps.keep:
+      self.state = self.steps.keep(self.state, self.frozen, batches)
 
   def summary(self) -> None:
     """What the problem says of the whole run, and of this process's work."""
@@ -236,7 +241,7 @@ class _Run:
   def new_learner(self):
     """The state before any training, at today's step: independent training."""
     state, _ = self.steps.init(jax.random.key(self.config.seed))
-    return state._replace(step=self.state.step)
+    return state._replace(step=self.state.step, kept=self.state.kept)
 
   def learn(self, k: int, n: int, demos, batch, episodes, bar) -> None:
     """One update, and what is written down about it."""
@@ -314,7 +319,7 @@ class _Run:
     """Batches for `Method.end`, [n, B, ...]: on-policy where possible."""
     stage, size = self.what.stages[k], self.batch_size
     batches = []
-    for i in range(-(-self.method.rows // size)):
+    for i in range(max(-(-self.method.rows // size), 1)):
       n = stage.steps + i
       if stage.clone_steps == stage.steps:
         seed = self.seed(k, n, _DEMOS)
@@ -402,6 +407,8 @@ class _Run:
     self.state = checkpoint.restore(files.path, *places[-1], self.state)
     if self.method.capacity:
       self.guard.buffer(self.state.buffer)
+    if self.steps.keep:
+      self.guard.batch(self.state.kept.rows, "the rows kept of ended stages")
     self.place = Place(*places[-1], tuple(host["pending"]))
     self.matrix = host["matrix"]
     files.cut(host["logs"])
@@ -443,12 +450,24 @@ class _Run:
     names = sorted({n for v in pending for n in v})
     means = {
       n: float(np.mean([v[n] for v in pending if n in v])) for n in names
-    }
+    } | self.moved(k)
     self.write({"phase": "train", "stage": k, "step": self.total(), **means})
     self.place = self.place._replace(pending=())
     row = {"what": "steps", "stage": k, "step": self.total()}
     self.files.append("timing.jsonl", {**row, **self.spent.row()})
     self.spent = Spent()
+
+  def moved(self, k: int) -> dict[str, float]:
+    """KL to the policy at each earlier stage's end, by the stages' names."""
+    if self.steps.moved is None or not k:
+      return {}
+    values = np.asarray(self.steps.moved(self.state, self.frozen))
+    names = [s.name for s in self.what.stages[:k]]
+    out = {"kl_earlier": float(values[:k].mean())}
+    for name in dict.fromkeys(names):
+      same = [v for n, v in zip(names, values) if n == name]
+      out[f"kl_{name}"] = float(np.mean(same))
+    return out
 
   def log_episodes(self, episodes: Sequence[Episode], k: int, step: int):
     for e in episodes:

@@ -190,6 +190,7 @@ class TrainState(NamedTuple):
   key: Array  # PRNG key
   step: Array  # int32[], optimiser steps so far
   stage: Array  # int32[], 0-based
+  kept: PyTree = ()  # update.Kept, rows of ended stages; () where none are
 
 
 # ------------------------------------------------------------------- contracts

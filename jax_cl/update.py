@@ -1,6 +1,6 @@
 """The device side of a run: pure functions of `TrainState`, each jitted once.
 
-  start -> (update, remember)* -> end -> observe, a stage at a time
+  start -> (update, remember)* -> end -> keep -> observe, a stage at a time
 
 Keys are `fold_in(state.key, step)`, never chained, so that a step's randomness
 depends on the seed and the step alone.
@@ -18,8 +18,9 @@ import numpy as np
 import optax
 
 from jax_cl import memory, sharding
+from jax_cl.losses import grpo
 from jax_cl.methods.base import Method
-from jax_cl.types import Agent, Batch, Objective, TrainState
+from jax_cl.types import Agent, Array, Batch, Objective, TrainState
 
 PyTree = Any
 # Streams of keys below one step, so that no two uses share one.
@@ -38,6 +39,15 @@ class Steps(NamedTuple):
   end: Callable  # (state, frozen, batches) -> state
   observe: Callable  # (state, val_row f32[domains]) -> state
   view: Callable  # (state, stage=None) -> params that act; default: today's
+  keep: Callable | None = None  # (state, frozen, batches) -> state
+  moved: Callable | None = None  # (state, frozen) -> f32[n_stages], nats
+
+
+class Kept(NamedTuple):
+  """Rows of stages that have ended, by which later change is measured."""
+
+  rows: Batch  # leaves [n_stages, n, ...]; weight 0 where there is none
+  logp: Array  # float32[n_stages, n, T], under the policy at its stage's end
 
 
 def make(
@@ -48,11 +58,13 @@ def make(
   batch: PyTree,
   reset_optimiser: bool = True,
   layout: sharding.Layout = sharding.Layout(),
+  keeps: int = 0,
 ) -> Steps:
   """`trains` is bool[n_stages, domains]; `batch` any batch of the run's shape.
 
   `reset_optimiser` forgets moments (and restarts schedules) at every stage.
-  `layout` says where the state lives when there are several devices.
+  `layout` says where the state lives when there are several devices. `keeps`
+  rows of each stage are kept, for `moved`; 0: neither costs anything.
   """
   settle = functools.partial(sharding.constrain, where=layout)
 
@@ -98,6 +110,7 @@ def make(
       key=k_run,
       step=jnp.int32(0),
       stage=jnp.int32(0),
+      kept=_nothing_kept(batch, len(trains), keeps) if keeps else (),
     )
 
   def objective(state: TrainState, frozen) -> Objective:
@@ -154,6 +167,41 @@ def make(
     )  # fmt: skip
     return state._replace(cl=cl, params=p)
 
+  def keep(state: TrainState, frozen, batches: Batch):
+    """Takes rows with weight of a stage that ends, far apart: neighbours may
+    be answers to one prompt."""
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
+    order = jnp.argsort(flat.weight <= 0, stable=True)
+    n = jnp.maximum(jnp.sum(flat.weight > 0), keeps)
+    take = order[jnp.arange(keeps) * n // keeps]
+    rows = jax.tree.map(lambda x: x[take], flat)
+    new = Kept(rows, objective(state, frozen).logp(state.params, rows))
+    put = lambda old, x: old.at[state.stage].set(x)
+    return state._replace(kept=jax.tree.map(put, state.kept, new))
+
+  def moved(state: TrainState, frozen):
+    """KL(policy at a stage's end, policy now) a token or decision, by stage.
+
+    The mean of `grpo.k3` over what the former did in the rows kept: unbiased,
+    never negative; 0 for stages that have not ended. A method that is told the
+    stage at test time acts as it would be evaluated.
+    """
+    obj = agent.objective(frozen)
+
+    def one(stage_and_kept):
+      stage, kept = stage_and_kept
+      at = stage if "stage_at_test" in method.needs else state.stage
+      logp = seen(obj, state.cl, at).logp(state.params, kept.rows)
+      total, count = grpo.by_token(grpo.k3(kept.logp, logp), kept.rows)
+      return total / jnp.maximum(count, 1e-8)
+
+    # Of stages without rows nothing is computed.
+    some = lambda xs: jax.lax.cond(
+      jnp.any(xs[1].rows.weight > 0), one, lambda xs: jnp.float32(0), xs
+    )
+    stages = jnp.arange(len(trains), dtype=jnp.int32)
+    return jax.lax.map(some, (stages, state.kept))
+
   def observe(state: TrainState, val_row):
     cl = method.observe(state.cl, val_row, state.stage)
     return state._replace(cl=cl)
@@ -181,6 +229,8 @@ def make(
     end=jit(end, donate_argnums=0),
     observe=jit(observe, donate_argnums=0),
     view=view,
+    keep=jit(keep, donate_argnums=0) if keeps else None,
+    moved=jit(moved) if keeps else None,
   )
 
 
@@ -221,6 +271,8 @@ def loud(steps: Steps) -> Steps:
     end=wrap(steps.end),
     observe=wrap(steps.observe),
     view=wrap(steps.view),
+    keep=steps.keep and wrap(steps.keep),
+    moved=steps.moved and wrap(steps.moved),
   )
 
 
@@ -231,8 +283,14 @@ def state_bytes(state: TrainState) -> dict[str, int]:
       int(np.prod(x.shape)) * x.dtype.itemsize
       for x in jax.tree.leaves(getattr(state, name))
     )
-    for name in ("params", "opt", "cl", "buffer")
+    for name in ("params", "opt", "cl", "buffer", "kept")
   }
+
+
+def _nothing_kept(batch: Batch, stages: int, rows: int) -> Kept:
+  zeros = lambda x: jnp.zeros((stages, rows, *x.shape[1:]), x.dtype)
+  logp = jnp.zeros((stages, rows, *batch.mask.shape[1:]), jnp.float32)
+  return Kept(jax.tree.map(zeros, batch), logp)
 
 
 def _key(state: TrainState, use: int):

@@ -316,3 +316,34 @@ def test_a_method_says_which_epoch_it_remembers(
   buffer = checkpoint.restore(tmp_path, *last, like).buffer
   assert buffer.added.tolist() == [40 * (demos != "none")] * 3
   assert set(buffer.time[0, :40].tolist()) == times
+
+
+def test_kl_to_the_ends_of_earlier_stages(finished, tmp_path, monkeypatch):
+  """Nothing else changes, and a run that is gone on with ends the same."""
+  config = replaying()
+  config.eval.kl_rows = 4
+  train.run(config.lock(), tmp_path / "whole")
+  plain = rows(finished[0], "metrics.jsonl")
+  found = rows(tmp_path / "whole", "metrics.jsonl")
+  for old, new in zip(plain, found, strict=True):
+    kl = {k: new.pop(k) for k in list(new) if k.startswith("kl_")}
+    assert new == old
+    earlier = new["stage"] if new["phase"] == "train" else 0
+    names = {f"kl_perm{i}" for i in range(earlier)}
+    assert kl.keys() == (names | {"kl_earlier"} if names else set())
+    assert all(v > 0 for v in kl.values())
+
+  learn = train._Run.learn
+
+  def stopping(self, k, n, *args):
+    learn(self, k, n, *args)
+    if (k, n) == (2, 3):
+      raise InterruptedError
+
+  with monkeypatch.context() as m:
+    m.setattr(train._Run, "learn", stopping)
+    with pytest.raises(InterruptedError):
+      train.run(config, tmp_path / "stopped")
+  train.run(config, tmp_path / "stopped")
+  log = lambda w: (tmp_path / w / "metrics.jsonl").read_bytes()
+  assert log("whole") == log("stopped")

@@ -104,5 +104,25 @@ def test_bytes_before_anything_compiles():
   steps, *_ = make(tx=optax.adam(0.1))
   abstract = jax.eval_shape(lambda k: steps.init(k)[0], jax.random.key(0))
   # w: 2 floats; Adam: two moments and a count
-  want = {"params": 8, "opt": 20, "cl": 0, "buffer": 0}
+  want = {"params": 8, "opt": 20, "cl": 0, "buffer": 0, "kept": 0}
   assert update.state_bytes(abstract) == want
+
+
+def test_what_has_moved_since_a_stage_ended():
+  """(r - 1) - log r of the row kept, r = pi_now / pi_then of what was done."""
+  steps, state, frozen = make(keeps=1)
+  padding = ONE._replace(weight=jnp.zeros(1))
+  twice = ONE._replace(obs={"x": jnp.array([[2.0]])})
+  batches = jax.tree.map(lambda *xs: jnp.stack(xs), padding, twice)
+  state = steps.keep(state, frozen, batches)
+  assert steps.moved(state, frozen).tolist() == [0, 0]
+  # Logits were (2, -2), and are (1, -1) with half the weights.
+  state = state._replace(params={"w": jnp.array([[0.5, -0.5]])})
+  r = (1 + np.exp(-4.0)) / (1 + np.exp(-2.0))
+  want = [r - 1 - np.log(r), 0]
+  np.testing.assert_allclose(steps.moved(state, frozen), want, rtol=1e-4)
+  # The next stage's row stands beside it.
+  state = steps.start(state, 1)
+  state = steps.keep(state, frozen, batches)
+  np.testing.assert_allclose(steps.moved(state, frozen), want, rtol=1e-4)
+  assert make()[0].keep is None and make()[1].kept == ()
