@@ -14,6 +14,13 @@ def made():
   return config, what
 
 
+def test_no_more_rows_are_kept_than_a_batch_has():
+  config = small.config()
+  config.eval.kl_rows = 17
+  with pytest.raises(ValueError, match=r"kl_rows is 17; .*batch_size \(16\)"):
+    build.check(config)
+
+
 def test_a_method_that_rolls_out_is_refused_where_nothing_is_rolled_out():
   _, what = made()
   with pytest.raises(ValueError, match="set config.stream.pg_steps to 1"):
