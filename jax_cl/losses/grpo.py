@@ -221,7 +221,8 @@ def k2(logp: Float[Array, "*shape"], ref: Float[Array, "*shape"]):
 def k3(logp: Float[Array, "*shape"], ref: Float[Array, "*shape"]):
   """ref / pi - 1 - log(ref / pi). Unbiased, never negative."""
   gap = ref - logp
-  return jnp.exp(gap) - 1 - gap
+  # Not exp - 1: where the two are near, rounding would be all that is left.
+  return jnp.expm1(gap) - gap
 
 
 PENALTIES = {"k2": k2, "k3": k3}
