@@ -107,17 +107,23 @@ def test_answers_in_the_forms_own_writing_are_allowed(form):
     assert not says(form, turn, guide())
 
 
-def test_an_llama_call_is_bare_and_words_begin_with_no_brace():
-  talk = TOKENIZER.encode
-  guide = lambda: grammar("compact").guide(heard())
-  ids = lambda text: talk(text, add_special_tokens=False).ids
-  # tiny has no <|eot_id|>: the grammar is read by its text.
-  text = guides.Grammar(TOOLS, None, {}, guides.WRITINGS["llama3"], False).lark(
-    heard()
-  )
-  assert 'call: "{\\"name\\": \\"" tool "}"\n' in text
-  assert "start: words | call\n" in text and r"[^<{\s]" in text
-  assert accepts(guide(), ids("{")) == 1  # a brace begins words elsewhere
+def test_every_form_has_its_writing():
+  assert guides.WRITINGS.keys() == chat.FORMS.keys()
+
+
+def test_a_llama_call_is_bare_and_words_begin_with_no_brace(monkeypatch):
+  # With a stop that tiny's tokenizer has.
+  form = chat.FORMS["llama3"]._replace(stop="<|im_end|>")
+  monkeypatch.setitem(chat.FORMS, "llama3", form)
+  grammars.cache_clear()
+  guide = lambda: grammar("llama3").guide(heard("Line L1001."))
+  plain = lambda s: TOKENIZER.encode(s, add_special_tokens=False).ids
+  bare = '{"name": "get_line", "parameters": {"line_id": "L1001"}}'
+  for said in (f"{bare}<|im_end|>", " Yes {1}.<|im_end|>"):
+    assert accepts(guide(), plain(said)) == len(plain(said))
+  for said in ("{1}", bare.replace("L1001", "L1002"), f"{bare}{bare}"):
+    assert accepts(guide(), plain(said)) < len(plain(said))
+  grammars.cache_clear()
 
 
 def draw(guide, rng, stop, most=400):
