@@ -247,8 +247,9 @@ def narrowed(schema: Schema, heard: Heard) -> dict[str, Any]:
       some = [b for b in s["anyOf"] if b.get("properties") or not _open(b)]
       return {"anyOf": [narrow(b, parameter) for b in some or s["anyOf"]]}
     out = {k: v for k, v in s.items() if k in _FACTS}
-    for group in {"properties", "$defs"} & s.keys():
-      out[group] = {k: narrow(v, k) for k, v in s[group].items()}
+    for group in ("properties", "$defs"):
+      if group in s:
+        out[group] = {k: narrow(v, k) for k, v in s[group].items()}
     if "properties" in s:
       out["additionalProperties"] = False
     if "items" in s:
