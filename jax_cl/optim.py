@@ -30,9 +30,9 @@ def make(
 
   The schedule falls from `lr` to 0 over `steps` after `warmup` linear steps;
   `steps` is the longest stage, since a stage starts its optimiser anew.
-  `pg_lr` > 0 is the rate once `clone_steps` are done: a policy gradient of a
-  few hundred noisy rows undoes in ten steps what a rate that is right for
-  cloning has learned in hundreds.
+  `pg_lr` > 0 is the rate once `clone_steps` are done, over which the schedule
+  then falls: a policy gradient of a few hundred noisy rows undoes in ten steps
+  what a rate that is right for cloning has learned in hundreds.
   """
   names.check("optimiser", name, RULES)
   names.check("schedule", schedule, SCHEDULES)
@@ -41,8 +41,9 @@ def make(
       f"lr {lr}, pg_lr {pg_lr}, clip {clip} and warmup {warmup} must not be "
       "negative"
     )
-  rate = _schedule(lr, steps, schedule, warmup)
-  if pg_lr and clone_steps < steps:
+  apart = pg_lr and clone_steps < steps
+  rate = _schedule(lr, clone_steps if apart else steps, schedule, warmup)
+  if apart:
     rate = optax.join_schedules([_rate(rate), _rate(pg_lr)], [clone_steps])
   if name == "sgd":
     rule = optax.sgd(rate, momentum or None)

@@ -58,3 +58,10 @@ def test_policy_gradient_steps_have_a_rate_of_their_own():
   tx = optim.make(name="sgd", lr=1.0, pg_lr=0.1, steps=4, clone_steps=2)
   for n, want in enumerate([1.0, 2.0, 2.1, 2.2], 1):
     np.testing.assert_allclose(step(tx, jnp.ones(1), n), [-want], rtol=1e-6)
+
+
+def test_a_schedule_ends_where_the_policy_gradient_begins():
+  options = {"schedule": "linear", "pg_lr": 0.1, "steps": 9, "clone_steps": 2}
+  tx = optim.make(name="sgd", lr=1.0, **options)
+  for n, want in enumerate([1.0, 1.5, 1.6, 1.7], 1):
+    np.testing.assert_allclose(step(tx, jnp.ones(1), n), [-want], rtol=1e-6)
