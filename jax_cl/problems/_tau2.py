@@ -54,6 +54,25 @@ def digest(domains: Sequence[stream.Domain], *more: str) -> str:
   return out.hexdigest()[:16]
 
 
+def steps(
+  domains: Sequence[str], clone_steps: int, pg_steps: int | Sequence[int]
+) -> list[int]:
+  """Updates a domain: of cloning, and then of policy gradient."""
+  n = len(domains)
+  pg = [pg_steps] * n if isinstance(pg_steps, int) else [*pg_steps]
+  if len(pg) != n:
+    raise ValueError(
+      f"stream.pg_steps {tuple(pg)} for {n} domains: give one number, or one "
+      "for each"
+    )
+  if min([clone_steps, *pg]) < 0 or clone_steps + min(pg, default=1) < 1:
+    raise ValueError(
+      f"stream.clone_steps {clone_steps} and stream.pg_steps {pg_steps}: "
+      "neither may be negative, and their sum must be 1 or more"
+    )
+  return [clone_steps + x for x in pg]
+
+
 def draw(
   rng: np.random.Generator,
   stages: Sequence[Stage],

@@ -339,7 +339,7 @@ def make(
   tools: str = "all",
   reading: bool = True,
   clone_steps: int = 300,
-  pg_steps: int = 20,
+  pg_steps: int | Sequence[int] = 20,
   sampler: str = "without_replacement",
   tasks_per_step: int = 8,
   group: int = 4,
@@ -370,7 +370,7 @@ def make(
     reading: hand-written rules of language (`tasks.reading`) tell the scorer
       what the user seems to want, as features; else it has the LLM's alone.
     clone_steps, pg_steps: updates a domain on its demonstrations, then on its
-      own episodes.
+      own episodes; of `pg_steps` also one number for each domain.
     sampler: order of task batches, see `tasks.stream.batches`.
     tasks_per_step, group: tasks rolled out for one policy-gradient update, and
       episodes of each.
@@ -401,11 +401,6 @@ def make(
       raise ValueError(f"stream.{name} is {value}; it must be 1 or more")
   if not explore > 0:
     raise ValueError(f"stream.explore is {explore}; it must be above 0")
-  if clone_steps < 0 or pg_steps < 0 or clone_steps + pg_steps < 1:
-    raise ValueError(
-      f"stream.clone_steps {clone_steps} and stream.pg_steps {pg_steps}: "
-      "neither may be negative, and their sum must be 1 or more"
-    )
   where = {
     "solo": solo, "data_dir": data_dir, "pool": pool,
     "train_split": train_split, "seed": seed,
@@ -413,7 +408,7 @@ def make(
   stages = stream.make(
     domains,
     curriculum,
-    steps=clone_steps + pg_steps,
+    steps=_tau2.steps(domains, clone_steps, pg_steps),
     clone_steps=clone_steps,
     rounds=rounds,
     max_tasks_per_domain=max_tasks_per_domain,

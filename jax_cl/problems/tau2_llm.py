@@ -399,7 +399,7 @@ def make(
   rounds: int = 5,
   solo: bool | Sequence[str] = ("telecom", "mock"),
   clone_steps: int = 100,
-  pg_steps: int = 20,
+  pg_steps: int | Sequence[int] = 20,
   prompt: str = "name",
   length: int = 2048,
   max_new_tokens: int = 256,
@@ -428,7 +428,7 @@ def make(
     domains, curriculum, rounds, solo, pool, train_split, data_dir,
       max_tasks_per_domain: see `tasks.stream.make`.
     clone_steps, pg_steps: updates a domain on its demonstrations, then on its
-      own conversations.
+      own conversations; of `pg_steps` also one number for each domain.
     prompt: what a conversation begins with, see `prompt`.
     length: tokens of a row and of a slot of the engine; a conversation that
       reaches it ends, with reward 0.
@@ -461,19 +461,19 @@ def make(
       f"stream.tasks_per_step {tasks_per_step} x stream.group {group} "
       f"conversations do not fit train.batch_size {batch_size}: raise it"
     )
-  if min(clone_steps, pg_steps) < 0 or clone_steps + pg_steps < 1:
-    raise ValueError(
-      f"clone_steps {clone_steps}, pg_steps {pg_steps}: neither may be "
-      "negative, and their sum must be 1 or more"
-    )
   where = {
     "solo": solo, "data_dir": data_dir, "pool": pool,
     "train_split": train_split, "seed": seed,
   }  # fmt: skip
   stages = stream.make(
-    domains, curriculum, steps=clone_steps + pg_steps, clone_steps=clone_steps,
-    rounds=rounds, max_tasks_per_domain=max_tasks_per_domain, **where,
-  )  # fmt: skip
+    domains,
+    curriculum,
+    steps=_tau2.steps(domains, clone_steps, pg_steps),
+    clone_steps=clone_steps,
+    rounds=rounds,
+    max_tasks_per_domain=max_tasks_per_domain,
+    **where,
+  )
   found = [_tau2.cut(stream.load(d, **where), max_eval_tasks) for d in domains]
   llm_ = language_model(length=length, **agent.get("args", {}))
   return Tau2LLM(

@@ -104,6 +104,15 @@ def test_old_tasks_are_rolled_out_again(what):
   assert own[2] in what.stages[0].train
 
 
+def test_policy_gradient_may_take_other_steps_in_every_domain():
+  assert _tau2.steps(("airline", "mock"), 3, 2) == [5, 5]
+  assert _tau2.steps(("airline", "mock"), 3, (2, 0)) == [5, 3]
+  with pytest.raises(ValueError, match=r"pg_steps \(2,\) for 2 domains"):
+    _tau2.steps(("airline", "mock"), 3, [2])
+  with pytest.raises(ValueError, match="clone_steps 0 and .* sum must be 1"):
+    _tau2.steps(("airline", "mock"), 0, (2, 0))
+
+
 def test_shares_that_do_not_divide_go_by_lot():
   rng = np.random.default_rng(0)
   shares = np.array([0.25, 0.0, 0.25, 0.5])
