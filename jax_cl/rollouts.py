@@ -54,10 +54,11 @@ class Tree:
 
   With the scripted user an episode is a function of these. The policies of a
   stream, and of a comparison, mostly choose alike on the same held-out tasks:
-  where one has been before, neither environment nor features run again.
+  where one has been before, neither environment nor features run again. A
+  node's features take some 30 kB.
   """
 
-  def __init__(self, most: int = 50_000):
+  def __init__(self, most: int = 20_000):
     self.most, self.size = most, 0  # nodes; full, it is emptied
     self.roots: dict[Any, Node] = {}
 
