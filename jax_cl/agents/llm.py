@@ -122,11 +122,6 @@ def make(
     )
   if prompts < 1:
     raise ValueError(f"agent.prompts is {prompts}; it must be 1 or more")
-  if shared and model.config.attention_block:
-    raise ValueError(
-      "agent.shared is computed without blocks of attention: set "
-      "attention_block or shared to 0"
-    )
 
   def init(key):
     return apart(jax.jit(model.init)(key))

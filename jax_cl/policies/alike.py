@@ -4,9 +4,8 @@ Conversations of a domain share its rules, answers to one prompt all of it. If
 the first n tokens of B rows are those of at most `most` prompts, layers run
 over `most` rows of n tokens and B rows of T - n, in place of B rows of T. Own
 tokens attend to their prompt's keys and values, through which gradients flow:
-outputs and gradients are those of whole rows, but for rounding. (Sampling does
-the same without gradients: `slots`, and Juravsky et al. 2024, Hydragen,
-arXiv:2402.05099.)
+outputs and gradients are those of whole rows, but for rounding. (What `slots`
+do for sampling; Juravsky et al. 2024, Hydragen, arXiv:2402.05099.)
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_cl.policies import base, slots
+from jax_cl.policies import base
 
 PyTree = Any
 
@@ -52,26 +50,17 @@ def hidden(
 ) -> Float[Array, "B S D"]:
   """`policy.hidden` of all tokens but each row's first n, S = T - n.
 
-  `obs` has `tokens`, `positions` (0, 1, 2, ...) and `segments` (1, or 0 behind
-  a row's end). NaN where rows begin in more than `most` ways: wrong gradients
-  would not be seen.
+  `obs` has `tokens`, `positions` and `segments` (0 behind a row's end, else
+  1). NaN where rows begin in more than `most` ways: wrong gradients would not
+  be seen.
   """
-  obs = {k: jnp.asarray(obs[k]) for k in ("tokens", "positions", "segments")}
-  prompts = find(obs["tokens"][:, :n], obs["segments"][:, 0] > 0, most)
-  short = -n % slots.BLOCK
-  begin = lambda x: jnp.pad(x[prompts.leaders, :n], ((0, 0), (0, short)))
-  none = slots.Slots(None, None, jnp.zeros(most, jnp.int32))
-  _, cache = policy.hidden(params, *(begin(x) for x in obs.values()), none)
-  own = (x[:, n:] for x in obs.values())
-  x, _ = policy.hidden(params, *own, _behind(cache, prompts))
+  obs = [jnp.asarray(obs[k]) for k in ("tokens", "positions", "segments")]
+  tokens, _, segments = obs
+  prompts = find(tokens[:, :n], segments[:, 0] > 0, most)
+  begins = (x[prompts.leaders, :n] for x in obs)
+  _, read = policy.hidden(params, *begins, policy.init_cache(most, n))
+  ahead = base.Ahead(
+    read.k, read.v, read.positions, read.segments, prompts.place
+  )
+  x, _ = policy.hidden(params, *(x[:, n:] for x in obs), ahead)
   return jnp.where(prompts.fits, x, jnp.nan)
-
-
-def _behind(cache: slots.Slots, prompts: Prompts) -> slots.Slots:
-  """What rows see before their own tokens; one prompt is not copied."""
-  if prompts.leaders.size == 1:
-    empty = jnp.zeros(prompts.place.size, jnp.int32)
-    return slots.Slots(None, None, empty, slots.prefix_of(cache))
-  each = lambda x: x[:, prompts.place]
-  k, v = jax.tree.map(each, (cache.k, cache.v))
-  return slots.Slots(k, v, cache.length[prompts.place])

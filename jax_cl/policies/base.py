@@ -81,6 +81,16 @@ class Cache(NamedTuple):
   length: Array  # int32[B]
 
 
+class Ahead(NamedTuple):
+  """Prompts that rows stand behind: read, never written (see `alike`)."""
+
+  k: Array  # dtype[L, U, P, K, C], rotated
+  v: Array  # dtype[L, U, P, K, C]
+  positions: Any = None  # int32[U, P]
+  segments: Any = None  # int32[U, P], 0 where nothing is
+  place: Any = None  # int32[B], of each row's prompt
+
+
 class Policy(NamedTuple):
   """Pure functions over a params tree; paths read `layers/attn/q/kernel`.
 
@@ -105,7 +115,7 @@ class View(NamedTuple):
   angles: tuple[Array, Array]  # f32[B, T, 1, C / 2], cos and sin
   mask: Array  # bool[B, T, S]
   near: Array | None  # bool[B, T, S], within the window; None without one
-  at: Any  # int32[B, T], the chunk's slots in the cache; None without one
+  at: Any  # int32[B, T], the chunk's slots in the cache, or `Ahead.place`
 
 
 class Linear(nn.Module):
@@ -167,9 +177,9 @@ def attention(
 ) -> Float[Array, "B T H C"]:
   """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245).
 
-  Scores are float32[B, H, T, S]: 9 GiB a row of 12k tokens and 16 heads. With
-  `block` those of so many queries exist at a time, and are computed again on
-  the way back.
+  Scores are float32[B, H, T, S], 9 GiB a row of 12k tokens and 16 heads, and
+  are computed again on the way back. With `block` those of so many queries
+  exist at a time.
   """
   T = q.shape[1]
   if not block or T <= block:
@@ -186,19 +196,71 @@ def attention(
 
 
 def _attention(q, k, v, mask):
+  """Heads before tokens, so that all products are plain batches of matrices."""
   B, T, H, C = q.shape
   K = k.shape[2]
-  exact = _exact(q.dtype)
-  q = q.reshape(B, T, K, H // K, C)
-  # float32 scores: a softmax over thousands of bfloat16 scores ties near ones.
-  scores = jnp.einsum(
-    "btkgc,bskc->bkgts", q, k, precision=exact, preferred_element_type="float32"
-  ) * (C**-0.5)
+  q = q.reshape(B, T, K, H // K, C).transpose(0, 2, 3, 1, 4)
+  q = q.reshape(B, K, H // K * T, C)  # queries of one key head
+  y = _by_head(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+  y = y.reshape(B, K, H // K, T, C).transpose(0, 3, 1, 2, 4)
+  return y.reshape(B, T, H, C)
+
+
+@jax.custom_vjp
+def _by_head(q_BKMC, k_BKSC, v_BKSC, mask_BTS):
+  """softmax(q k^T / sqrt(C)) v; M queries a key head, in T-long stretches.
+
+  Scores are computed again on the way back: of [B, K, M, S] nothing is kept,
+  as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, alg. 4), here
+  without its tiles. Autodiff keeps their softmax, for every layer.
+  """
+  return _by_head_fwd(q_BKMC, k_BKSC, v_BKSC, mask_BTS)[0]
+
+
+def _by_head_fwd(q, k, v, mask):
+  x = _scores(q, k, mask)
+  m = x.max(-1, keepdims=True)
+  p = jnp.exp(x - m)
+  l = p.sum(-1, keepdims=True)
+  y = _f32("bkms,bksc->bkmc", p.astype(v.dtype), v) / l
+  y = y.astype(q.dtype)
+  return y, (q, k, v, mask, y, m, l)
+
+
+def _by_head_bwd(kept, dy):
+  q, k, v, mask, y, m, l = kept
+  p = jnp.exp(_scores(q, k, mask) - m) / l
+  # sum_s p_s dp_s of each query, without its dp.
+  mean = jnp.sum(dy.astype(jnp.float32) * y.astype(jnp.float32), -1)[..., None]
+  dx = p * (_f32("bkmc,bksc->bkms", dy, v) - mean) * (q.shape[-1] ** -0.5)
+  dx, p = dx.astype(q.dtype), p.astype(q.dtype)
+  dq = _f32("bkms,bksc->bkmc", dx, k)
+  dk = _f32("bkms,bkmc->bksc", dx, q)
+  dv = _f32("bkms,bkmc->bksc", p, dy)
+  return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+_by_head.defvjp(_by_head_fwd, _by_head_bwd)
+
+
+def _scores(q, k, mask):
+  B, K, M, C = q.shape
+  T, S = mask.shape[1:]
+  # float32: a softmax over thousands of bfloat16 scores ties near ones.
+  x = _f32("bkmc,bksc->bkms", q, k) * (C**-0.5)
+  x = x.reshape(B, K, M // T, T, S)
   # Finite, so that a row of nothing but padding stays a number.
-  scores = jnp.where(mask[:, None, None], scores, -1e30)
-  p = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  out = jnp.einsum("bkgts,bskc->btkgc", p, v, precision=exact)
-  return out.reshape(B, T, H, C)
+  return jnp.where(mask[:, None, None], x, -1e30).reshape(B, K, M, S)
+
+
+def _f32(equation, a, b):
+  return jnp.einsum(
+    equation,
+    a,
+    b,
+    precision=_exact(a.dtype),
+    preferred_element_type=jnp.float32,
+  )
 
 
 def attend(q, k, v, view: View, kv, slides, block: int = 0):
@@ -210,6 +272,9 @@ def attend(q, k, v, view: View, kv, slides, block: int = 0):
   mask = view.mask if slides is None else view.mask & (view.near | ~slides)
   if isinstance(kv, slots.Layer):
     return slots.attend(q, k, v, mask, view.at, kv)
+  if isinstance(kv, Ahead):
+    k, v = _behind(kv.k, view.at, k), _behind(kv.v, view.at, v)
+    return attention(q, k, v, mask, block), None
   if kv is not None:
     kv = k, v = _write(kv[0], view.at, k), _write(kv[1], view.at, v)
   return attention(q, k, v, mask, block), kv
@@ -276,7 +341,7 @@ def decoder(
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
     segments_BT: Int[Array, "B T"],
-    cache: Cache | slots.Slots | None = None,
+    cache: Cache | Ahead | slots.Slots | None = None,
     *,
     layers: int | None = None,
   ):
@@ -292,6 +357,10 @@ def decoder(
       at = slots.places(cache, tokens_BT.shape[1])
       kv = slots.layers(cache, n)
       positions_BS, segments_BS = slots.keys(cache, positions_BT, segments_BT)
+    elif isinstance(cache, Ahead):
+      at, kv = cache.place, Ahead(cache.k[:n], cache.v[:n])
+      positions_BS = _behind(cache.positions, at, positions_BT)
+      segments_BS = _behind(cache.segments, at, segments_BT)
     else:
       at = _slots(cache, tokens_BT.shape[1])
       kv = (cache.k[:n], cache.v[:n])
@@ -442,3 +511,8 @@ def _slots(cache: Cache, T: int) -> Int[Array, "B T"]:
 def _write(old: Array, at: Int[Array, "B T"], new: Array) -> Array:
   rows = jnp.broadcast_to(jnp.arange(at.shape[0])[:, None], at.shape)
   return old.at[rows, at].set(new, mode="drop")
+
+
+def _behind(held: Array, place: Int[Array, " B"], new: Array) -> Array:
+  """Each row's prompt and, after it, the row."""
+  return jnp.concatenate([held[place], new], axis=1)

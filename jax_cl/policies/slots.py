@@ -127,9 +127,9 @@ def layers(cache: Slots, n: int) -> Layer:
 
 
 def pick(kv, i: int):
-  """Layer i of `layers`, or of a plain (k, v)."""
+  """Layer i of `layers`, of a `base.Ahead`, or of a plain (k, v)."""
   parts = [None if a is None else a[i] for a in kv]
-  return Layer(*parts) if isinstance(kv, Layer) else tuple(parts)
+  return tuple(parts) if type(kv) is tuple else type(kv)(*parts)
 
 
 def apart(new: list[Layer]) -> Layer:

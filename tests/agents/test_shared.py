@@ -69,10 +69,6 @@ def test_loss_figures_and_gradients_are_those_of_whole_rows(params):
     ({"shared": 12}, "shared is 12.*below the 12 tokens"),
     ({"shared": 4, "buckets": (4, 8)}, "below the 4 tokens"),
     ({"shared": 4, "prompts": 0}, "prompts is 0"),
-    (
-      {"shared": 4, "model": llama.make("tiny", attention_block=4)},
-      "attention_block or shared to 0",
-    ),
   ],
 )
 def test_what_cannot_be_shared_is_refused(options, words):
