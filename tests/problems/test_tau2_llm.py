@@ -349,7 +349,9 @@ def test_evaluate_reproduces_a_stage(whole):
   "method, changes",
   [
     ("replay+online_ewc", {
+      "agent.args.constrained": True,
       "agent.args.lora_rank": 2,
+      "eval.kl_rows": 2,
       "cl.args.online_ewc.samples": 8,
       "cl.args.replay.ratio": 0.5,
       "cl.args.replay.capacity": 8,
@@ -372,3 +374,6 @@ def test_methods_run_a_whole_stream(whole, tmp_path, method, changes):
   rows = read(tmp_path / "x" / "metrics.jsonl")
   report = [r for r in rows if r["phase"] == "stage"][-1]
   assert report["total_replay_samples"] > 0
+  if changes.get("eval.kl_rows"):
+    later = [r for r in rows if r["phase"] == "train" and r["stage"] == MOCK]
+    assert later and all(r["kl_telecom"] == r["kl_earlier"] > 0 for r in later)
