@@ -4,6 +4,7 @@ and what a rewarded demonstration says is among them."""
 import dataclasses
 import functools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -241,3 +242,9 @@ def test_demonstrations_say_what_is_allowed(name):
       assert n == len(ids), (TOKENIZER.decode(ids), n)
       calls += len(turn.tool_calls)
   assert calls > 4
+
+
+def test_without_the_library_there_is_a_remedy(monkeypatch):
+  monkeypatch.setitem(sys.modules, "llguidance", None)
+  with pytest.raises(ValueError, match="needs llguidance: make setup EXTRAS="):
+    guides.make(TOKENIZER, "compact", vocab=4096)
