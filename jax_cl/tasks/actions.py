@@ -310,6 +310,7 @@ class State:
     self.allowed = [a.name in names for a in space.acts]
     self.seen = entities.Seen()
     self.user_texts: list[str] = []  # every sentence the user has said
+    self.answered: dict[str, str] = {}  # sentence -> act that it answered
     self.all_texts: dict[str, None] = {}  # whatever may be embedded
     self.last_user: list[str] = []
     self.last_result: list[str] = []
@@ -339,6 +340,7 @@ class State:
         new = [x for x in self.last_user if x not in self.user_texts]
         self.user_texts += new
         if self.history:
+          self.answered |= dict.fromkeys(new, self.history[-1][0])
           asked = self.history[-1][0] == "say:ask:details"
           self.heard_out |= asked and not new
         self.seen.read_speech(t.content, self.turn)

@@ -12,7 +12,7 @@ from typing import Any
 
 from jax_cl.tasks import entities, things
 from jax_cl.tasks.clauses import Clause, flat
-from jax_cl.tasks.story import Story, moves
+from jax_cl.tasks.story import MOTION, Story, moves
 
 _WANT = (
   r"\b(?:should|must|needs?|want\w*|has to|have to|like|let|rather|prefer\w*"
@@ -22,11 +22,13 @@ _CHANGE = re.compile(
   r"\b(?:chang\w*|modif\w*|updat\w*|correct\w*|switch\w*)\b.*\baddr"
 )
 _ASKED = re.compile(
-  r"\b(?:chang\w*|modif\w*|updat\w*|correct\w*|switch\w*|mak(?:e|ing)|set)\b"
+  r"\b(?:chang\w*|modif\w*|updat\w*|correct\w*|switch\w*|mak(?:e|ing)|set"
+  r"|fix\w*)\b"
   r"[^.]*\baddress|\baddress[^.]*\b(?:chang\w*|modif\w*|updat\w*|correct\w*"
-  rf"|switch\w*|set|use)\b|{_WANT}[^.]*\b(?:address|sent?d?|ship\w*|deliver\w*"
-  r"|go(?:es)?|going|redirect\w*|forward\w*)\b|\b(?:sent|going|goes|go)\b"
-  rf"[^.]*{_WANT}|^(?:then |please |also )*(?:send|ship|deliver|redirect)\b"
+  r"|switch\w*|set|use|fix\w*|wrong|incorrect\w*|outdated|mistyped)\b"
+  rf"|{_WANT}[^.]*\b(?:address|{MOTION})\b"
+  rf"|\b(?:sent|going|goes|go)\b[^.]*{_WANT}|^(?:then |please |also )*"
+  r"(?:send|ship|deliver|redirect)\b"
 )
 _OWN_ADDRESS = re.compile(
   r"\b(?:(?:user|default|profile|account|my)(?: default)? address(?:es)?"
@@ -34,6 +36,10 @@ _OWN_ADDRESS = re.compile(
   r"|(?:update|change|correct) my (?:profile|account)"
   r"|my (?:profile|account)(?: too| as well| also)?,?"
   r" (?:should|must|needs?|to have|has to))\b"
+)
+_CHANGE_OF = re.compile(  # what follows is to have another address
+  r"\b(?:chang\w*|modif\w*|updat\w*|correct\w*|switch\w*|fix\w*)"
+  r" (?:\w+ ){0,3}address(?:es)? (?:of|for|on|in) [^.]*$"
 )
 _AT = r"\b(?:sent|shipped|delivered|address of|same as|where)"
 _PLACES = {"nyc": "new york", "la": "los angeles", "dc": "washington"}
@@ -66,8 +72,8 @@ def _own_address(text: str) -> bool:
     before = text[: m.start()]
     if re.search(r"\b(?:along with|as well as)(?: my)? $", before) or not (
       re.search(
-      r"\b(?:to|as|at|with|and not|not)(?: be)?(?: the| my)?(?: same as)?"
-      r"(?: the| my)? $", before,
+      r"\b(?:to|as|at|with|and not|not|which is)(?: be)?(?: the| my)?"
+      r"(?: same as)?(?: the| my)? $", before,
       )
     ):  # fmt: skip
       return True
@@ -113,7 +119,8 @@ def _rerouted(story: Story, about: Sequence[Clause]) -> list[entities.Entity]:
         if e.fields.get("name") in n.names
         for h in story.held.homes(e)
       }
-      if not re.search(rf"{_AT}\b[^.]*$", c.text[: n.start]):
+      before = c.text[: n.start]
+      if _CHANGE_OF.search(before) or not re.search(rf"{_AT}\b[^.]*$", before):
         at += [o for o in pending if o.id in own and o not in at]
   if at:
     return at[:1]
@@ -174,7 +181,7 @@ def _left_city(story: Story, order: entities.Entity, text: str) -> bool:
     re.search(
       r"\b(?:orders? (?:is |was )?(?:that |which |has been |is going |going "
       r"|goes |addressed |sent |bound )*|one |goes? |going |addressed |way "
-      r"|sent )"
+      r"|sent |headed |heading |bound |coming |shipped |shipping )"
       r"(?:to be sent )?(?:to|for) $",
       before,
     )

@@ -19,10 +19,10 @@ from jax_cl.tasks import entities, ledger, reading, trip_answers, variants
 _ASK = re.compile(
   r"\b(know|tell|told|say|hear|curious|find out|asks?|check|how (much|many)"
   r"|confirm the|inquire|wonder"
-  r"|what|which|get the|provide|figure out|numeric|tracking)\b"
+  r"|what|which|get the|provide|figure out|numeric|tracking|sum|amount)\b"
 )
 _MONEY = re.compile(
-  r"\b(refunds?|back|sav(e|ings?)|difference|owe|charged?|pay"
+  r"\b(refund\w*|back|sav(e|ings?)|difference|owe|charged?|pay"
   r"|get in total|amount (i|of money)|i get|going to get|receiv\w+|come back"
   r"|returned)\b"
 )
@@ -44,6 +44,10 @@ _TOTAL = re.compile(
 _PRICES = re.compile(
   r"\b(?:options?|variants?|choices|versions?|models|kinds|types|ones)\b"
   r"[^.]*\b(?:prices?|costs?)\b|\bprices? of (?:all|each|every)\b"
+  r"|\bwhat (?:they|these|those|each)\b[^.]*\bcosts?\b"
+)
+_COST = re.compile(
+  r"\bprices?\b|\bhow much\b|\bwhat\b[^.]*\b(?:paid|pay|costs?)\b"
 )
 _WHICH = re.compile(r"\b(?:what|which|how much|price|tell|know|ask|find out)\b")
 _STATES = ("delivered", "pending", "cancelled", "processed")
@@ -133,6 +137,8 @@ def _orders(state, low: str, near: str) -> list[dict[str, Any]]:
       o for o in orders
       if first[o["order_id"]].get("status", "").startswith(status[0])
     ]  # fmt: skip
+  if re.search(r"\b(?:latest|last|newest|recent(?:ly)?)\b", low):
+    return orders[-1:]  # a profile lists them as they were placed
   touched = {d.id for d in ledger.settled(state)}
   said = " ".join(state.user_texts).lower()
 
@@ -162,7 +168,7 @@ def _of_things(state, low: str) -> Iterator[entities.Entity]:
     items = [e for e in state.seen.of("item") if e.fields.get("name") == name]
     if re.search(r"\ball\b[^.]*\b(bought|ordered)\b", low) and items:
       yield from _values(state, f"total price of all {name.lower()}")[:1]
-    elif re.search(r"\bprices?\b|\bhow much\b", low) and items:
+    elif _COST.search(low) and items:
       price = items[0].fields.get("price", "")
       yield from _exact(state, float(price.split("; ")[0] or 0))
     for e in items:

@@ -20,22 +20,27 @@ _LEXICON: tuple[tuple[str, str, str], ...] = (
    r"return\w*|(?:send|sent|give|bring|take|ship)\w* (?:\w+ ){0,2}?back"
    r"|go(?:es)? back|refund(?= (?:it|them|the|my|this|that|both|all|for)\b)"),
   ("remove", "cancel",
-   r"cancel(?!l?ed (?:\w+ )?orders?)\w*|remov\w+|call off|scrap(?:ped)?"
+   r"cancel(?!l?ed)\w*|(?<!\bi )(?<!\bwe )cancell?ed(?! (?:\w+ )?orders?)"
+   r"|remov\w+|call off|scrap(?:ped)?"
    r"|drop(?:ped)?(?! (?:this|that|the|my) (?:wish|request|idea|matter|part))"
    r"|tak\w+ (?:\w+ ){0,4}(?:out|off) of"),
   ("remove", "",
-   r"no longer (?:need|want)\w*|(?:do not|never) (?:need|want)(?! to)"
+   r"no longer (?:need|want)\w*|(?:do not|never) (?:need|want)"
+   r"(?! to| (?:this|that)$)"
    r"|get rid of|getting rid of|(?:need|want) neither|not needed"
    r"|(?:do|live) without"),
   ("replace", "exchange", r"exchang\w+|swap\w*|trad(?:e|ing)|replac\w+"),
   ("replace", "modify",
-   r"modif\w+|chang(?:e|ed|ing)\b(?! (?:my|your) mind)|switch(?!es)\w*"
-   r"|adjust\w*|alter\w*|upgrad\w+|downgrad\w+|updat\w+|convert\w*"
+   r"modif\w+|chang(?:e|ed|ing)\b(?! (?:my|your) mind)(?<!no change)"
+   r"|switch(?!es)\w*|adjust\w*|alter\w*|upgrad\w+|downgrad\w+|updat\w+|convert\w*"
    r"|(?:new|fresh) (?:pair|one|copy|unit)"
    r"|turn(?=.* into)"),
   ("keep", "",
-   r"keep\w*|except\w*|other than|apart from|exclud\w+|leav(?:e|ing)"
+   r"keep(?!ing)\w*|(?<!while )(?<!, )(?<!but )keeping|except\w*|other than"
+   r"|apart from|exclud\w+|leav(?:e|ing)|left (?:alone|as)\b"
    r"|(?<=everything) but|(?<=all) but|but not|besides(?= the)"
+   r"|giv(?:e|es|ing) up(?: on)?|(?:only|just) need|need (?:only|just|a single)"
+   r"|do not want (?:this|that)$"
    r"|nothing (?:with|about|to)\b|do not (?:process|touch)"
    r"|do not have anything|not decided|undecided|not sure yet"),
   ("look", "",
@@ -54,6 +59,7 @@ _IMPLICIT = re.compile(  # a wish without a verb of change
   r"[^.]*\b(?:be|have|become|remain|get)\b"
   r"|\b(?:want|like|love|prefer|need|rather|wish|take|get|make|go for)\b"
   r"|\btoo (?:\w+)|\bnot (?:\w+ )?enough\b|\binstead of\b|\bto be\b"
+  r"|\b(?:fine|ok|okay|happy|good) with (?:an?|the|any|one)\b|\bsettle for\b"
 )
 _IF = r"(?:only )?(?:if|in case(?! of)|unless|provided(?: that)?|as long as)"
 _DO = (
@@ -63,19 +69,27 @@ _DO = (
 _HEAD_IF = re.compile(
   rf"^(?:but |and |so |then )*{_IF} (?:(.+?),(?: then)? (?={_DO})|(.+?), )(.+)$"
 )
+_BARE_IF = re.compile(  # no comma: where "i want" or "just return" begins
+  rf"^(?:but |and |so |then )*{_IF} (.+?)"
+  r" ((?:then )?(?:(?:i|we) (?:also |just |only |still )?(?:would|want|will"
+  r"|wish|prefer|need to)\b|(?:just|please) \w+).*)$"
+)
 _TAIL_IF = re.compile(rf"^(.+?),?(?: but| and)? {_IF} (.+)$")
 _ELSE = re.compile(
   r"^(?:but |and )*(?:otherwise|or else|failing that|if not(?: possible)?"
-  r"|if (?:this|that) fails),? (.+)$"
+  r"|if (?:this|that) fails"
+  r"|if (?:it|they|this|that) (?:is|are|was|does|do|can|could|will) not)"
+  r",? (.+)$"
 )
 _THEN = re.compile(r"^(?:but |and )*if (?:so|yes|it is|they are), (.+)$")
 # Where a new clause of the same sentence begins.
 _JOINT = re.compile(
   r",? (?:and|but|then|while|so|plus|because|since|whereas) "
   r"(?=(?:(?:then|also|please|finally|lastly|instead|just|only) )*"
-  r"(?:i|we|it|they|this|that|please|have|make|send|get|add|charge|pay|use"
+  r"(?:i|we|its?|they|this|that|please|have|make|send|get|add|charge|pay|use"
   r"|return|cancel|exchange|swap|modify|change|replace|switch|keep|leave"
   r"|check|tell|give|do not|upgrade|update|remove|changed|exchanged"
+  r"|want|would|decided|need|wish|prefer|hope"
   r"|returned)\b)"
   r"|, (?=(?:i|please|which i|so i|the rest)\b)|;|: (?=\w)"
   r"|,? otherwise (?=\w)| (?=\((?!\d))"
@@ -115,6 +129,8 @@ def verbs_of(text: str) -> tuple[Verb, ...]:
   """The verbs of a text; one that is negated keeps."""
   out = []
   for m in _VERB.finditer(text):
+    if re.match(r"\w+ nothing\b", text[m.start() :]):
+      continue
     fate, verb, _ = _LEXICON[int((m.lastgroup or "v0")[1:])]
     if fate in ("remove", "replace") and _NOT.search(text[: m.start()]):
       fate, verb = "keep", ""
@@ -164,10 +180,15 @@ def _conditions(text: str, last: str) -> list[tuple[str, str, bool]]:
     elif m := _HEAD_IF.match(part):
       last = m.group(1) or m.group(2)
       out.append((m.group(3), last, not part.startswith("unless")))
+    elif m := _BARE_IF.match(part):
+      last = m.group(1)
+      out.append((m.group(2), last, not part.startswith("unless")))
     elif (m := _TAIL_IF.match(part)) and not _asks(m.group(1)):
       last = m.group(2)
       words = part[m.end(1) : m.start(2)]
-      out.append((m.group(1), last, "unless" not in words))
+      before, but, said = m.group(1).rpartition(" but ")
+      out += [(before.rstrip(","), "", True)] * bool(but)
+      out.append((said, last, "unless" not in words))
     elif part:
       out.append((part, "", True))
   return out

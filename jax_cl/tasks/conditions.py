@@ -20,7 +20,8 @@ NEGATIVE = re.compile(
   r"|refus\w+|denied|denies|too late|nothing|neither|fails?|unable|too low)\b"
 )
 _ALL_OR_NONE = re.compile(  # said of what cannot be done in part
-  r"\ball or nothing\b|\b(?:only|must|ha(?:s|ve) to|needs? to)\b[^.]*"
+  r"\ball or nothing\b|\bonly (?:way|option|choice|possibility)\b"
+  r"|\b(?:only|must|ha(?:s|ve) to|needs? to)\b[^.]*"
   r"\b(?:whole|entire|complete|full)\b"
 )
 _STOCK = re.compile(
@@ -37,7 +38,8 @@ _POSSIBLE = re.compile(
 _MANY = re.compile(r"\b(multiple|several|both are|more than one|two or more)\b")
 _LIMIT = re.compile(
   r"\b(less|under|below|cheaper|lower|more|over|above|greater|higher"
-  r"|exceeds?)\b(?: than)? \$?(\d+(?:\.\d+)?)(?! (?:pieces|inch|gb|days))"
+  r"|exceeds?)\b(?: expensive| costly)?(?: than)?"
+  r" \$?(\d+(?:\.\d+)?)(?! (?:pieces|inch|gb|days))"
 )
 
 
@@ -52,7 +54,7 @@ def holds(story: Story, condition: str, prior: list[Draft]) -> bool | None:
   if _MANY.search(condition):
     return None
   if m := _LIMIT.search(condition):
-    return _limit(story, m.group(1), float(m.group(2)), prior)
+    return _limit(story, condition, m.group(1), float(m.group(2)), prior)
   if _BALANCE.search(condition):
     return _affordable(story, prior) != no
   if re.search(r"\bgift ?card\b", condition) and "refund" in condition:
@@ -96,10 +98,10 @@ def _refundable(story: Story, prior: list[Draft]) -> bool:
 
 
 def _limit(
-  story: Story, word: str, most: float, prior: list[Draft]
+  story: Story, condition: str, word: str, most: float, prior: list[Draft]
 ) -> bool | None:
   """A price compared: of the cheapest variant on offer, else of the thing."""
-  drafts = prior or story.topic
+  drafts = prior or story.topic or story.spoken(condition)
   if not drafts:
     return None
   price = lambda e: float(e.fields.get("price", 0) or 0)

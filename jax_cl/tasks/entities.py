@@ -371,6 +371,11 @@ class Seen:
       for k, v in item.get("options", {}).items():
         fields = {"kind": k, "name": str(item.get("name", ""))}
         self.add("value", str(v), turn, "tool", fields, links)
+    priced = [x for x in obj.get("items", ()) if "price" in x and "name" in x]
+    if priced:
+      most = max(priced, key=lambda x: x["price"])
+      fields = {"kind": "most expensive item"}
+      self.add("value", str(most["name"]), turn, "tool", fields, links)
     if "items" in obj and isinstance(place := obj.get("address"), dict):
       for k in ("address1", "address2", "city", "state", "zip"):
         fields = {"kind": f"address {k}"}

@@ -31,7 +31,7 @@ _NO_NEED = re.compile(r"\b(no longer|not) (need|want)\w*")
 _PAYS = re.compile(
   r"\b(?:chang\w*|modif\w*|updat\w*|switch\w*)\b[^.]{0,40}\bpayment\b"
   r"|\b(?:rather|want|like|prefer|wish)\b[^.]{0,20}\bpay (?:for )?(?:the|my|"
-  r"this|that|order)\b[^.]*\b(?:with|by|using)\b"
+  r"this|that|order)\b(?! (?:price )?difference)[^.]*\b(?:with|by|using)\b"
   r"|\bpaid\b[^.]*\border\b[^.]*\b(?:with|by)\b"
   r"|\border\b[^.]*\b(?:paid|charged|billed)\b[^.]*\b(?:with|by|to)\b"
   r"|\bmov\w+\b[^.]*\b(?:charge|payment)\b|\bdifferent payment\b"
@@ -75,7 +75,8 @@ def _read(state: actions.State) -> Reading:
   for o in story.held.orders:
     for fate in ("replace", "remove"):
       drafts = story.drafts_of(o.id, fate)
-      own = tuple(d.item for d in drafts if not story.pointless(d))
+      drafts = [d for d in drafts if not story.pointless(d)]
+      own = tuple(d.item for d in drafts if not story.doubled(d, drafts))
       act = _tool(tools, fate, o.fields.get("status", "")) if own else None
       if act:
         wishes.append(Wish(act, o, own))
@@ -87,8 +88,12 @@ def _read(state: actions.State) -> Reading:
 
 def read_story(state: actions.State) -> Story:
   """The drafts of wishes after all that was said so far."""
-  story = Story(state)
+  story, last = Story(state), -1
   for clause in clauses.clauses(state.user_texts):
+    sentence = state.user_texts[clause.sentence]
+    if clause.sentence != last and state.answered.get(sentence) == "say:refuse":
+      story.resume()
+    last = clause.sentence
     story.hear(clause)
   return story
 

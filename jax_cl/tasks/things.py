@@ -18,7 +18,8 @@ from jax_cl.tasks.clauses import flat, plain
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
   "bookshelf": ("bookcase", "shelf", "shelves", "book shelf"),
-  "shirt": ("tee",), "smartphone": ("phone", "cell"), "bicycle": ("bike",),
+  "tshirt": ("tee", "shirt"),
+  "smartphone": ("phone", "cell"), "bicycle": ("bike",),
   "laptop": ("computer", "pc"), "luggage": ("luggage", "suitcase", "trolley"),
   "vacuum": ("vacuum", "hoover", "cleaner"), "jacket": ("fleece",),
   "headphones": ("headset", "headphone"), "earbuds": ("earphone", "bud"),
@@ -36,9 +37,11 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _GENERIC = ("set", "kit", "machine", "maker", "cleaner")
 _ORDERED = (  # words that make what follows the mark of an order
-  r"\b(?:order|parcel|package|shipment|purchase|delivery|one|orders)"
+  r"\b(?:(?:order|parcel|package|shipment|purchase|delivery|orders)"
   r"(?: (?:that|which|it|i|is|are|was|also|still|already))*"
   r" (?:with|has|have|having|contain\w*|includ\w*|of|for|in|it is in)"
+  r"|one(?: (?:that|which|also|still|already))*"
+  r" (?:with|has|have|having|contain\w*|includ\w*|it is in))"
   r"(?: the| my| an?| both| two)?(?: \w+){0,2} $"
   r"|\b(?:received|ordered|bought|arrived|came)(?: together| along)? with"
   r"(?: the| my| an?)(?: \w+)? $"
@@ -220,8 +223,18 @@ def narrow(
     least = variants.CHEAP.search(about)
     return [(min if least else max)(same, key=price)]
   text = variants.digits(plain(about))
-  if left := _by_size(same, text):
+  if left := _by_size(same, text, "er"):
     return left
+  best = spoken_of(same, text)
+  if len(best) == len(same) and (left := _by_size(same, text, "")):
+    return left
+  return best
+
+
+def spoken_of(
+  same: Sequence[entities.Entity], text: str
+) -> list[entities.Entity]:
+  """Those of which most values are named that not all of them have."""
   score = [0.0] * len(same)
   for k in {k for e in same for k in variants.options_of(e)}:
     values = [e.fields.get(k, "") for e in same]
@@ -234,10 +247,12 @@ def narrow(
   return [e for e, s in zip(same, score, strict=True) if s == max(score)]
 
 
-def _by_size(same: list[entities.Entity], text: str) -> list[entities.Entity]:
-  """ "The smaller backpack", "the taller one" of two."""
+def _by_size(
+  same: list[entities.Entity], text: str, form: str
+) -> list[entities.Entity]:
+  """ "The smaller backpack", "the taller one" of two; "the small one" too."""
   m = re.search(
-    r"\bthe (small|short|light|big|larg|tall|long|heav)\w*er\b", text
+    rf"\bthe (small|short|light|big|larg|tall|long|heav)\w*{form}\b", text
   )
   if not m:
     return []

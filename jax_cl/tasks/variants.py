@@ -40,7 +40,7 @@ _SAME = re.compile(
 )
 _REST = re.compile(
   r"\b(everything else|(all )?the rest|other(wise)?( \w+)? (the same|equal)"
-  r"|nothing else|other (options|features|specs))\b"
+  r"|nothing else|no (other|further) changes?|other (options|features|specs))\b"
 )
 _AGAIN = re.compile(
   r"\b(same (item|specs?|product|one|model|kind|thing|version)"
@@ -49,7 +49,7 @@ _AGAIN = re.compile(
   r"|replacement)\b"
 )
 _RANKED = re.compile(  # several values in the order of liking
-  r">|\bprefer|\bor\b|\bis best\b|\bfavou?r|\bbeats?\b|\bideal"
+  r">|\bprefer|\bor\b|\bfirst choice\b|\bis best\b|\bfavou?r|\bbeats?\b|\bideal"
 )
 _EXTREME = re.compile(r"\b(max\w*|min\w*|most|least|fewest|\w{3,}est)\b")
 UNITS = {
@@ -144,6 +144,8 @@ def goal(
     k: list(dict.fromkeys(e.fields[k] for e in known if k in e.fields))
     for k in mine
   }
+  if listed := _listed(low, table):
+    return Goal(listed, {}, frozenset(), False, False, False, False, low)
   wanted = _unless_same(low, mine, _spoken(low, mine, table))
   moves = _moves(low, mine, table, wanted)
   wanted = {k: v for k, v in wanted.items() if k not in moves}
@@ -158,8 +160,21 @@ def goal(
   )  # fmt: skip
   cheap, dear = bool(CHEAP.search(low)), bool(DEAR.search(low))
   free = cheap or dear or bool(_FREE.search(low))
-  again = bool(_AGAIN.search(low)) and not wanted and not moves
+  head = old.fields.get("name", "?").lower().split()[-1]
+  anew = _AGAIN.search(low) or re.search(rf"\bsame {re.escape(head)}\b", low)
+  again = bool(anew) and not wanted and not moves
   return Goal(wanted, moves, same, free and not rest, cheap, dear, again, low)
+
+
+def _listed(low: str, table: dict[str, list[str]]) -> dict[str, list[str]]:
+  """Options written as a list: "... to {'color': 'red', 'size': 'l'}"."""
+  found = re.findall(r"\bto (\{[^}]*\})", low)
+  pairs = re.findall(r"'([^']+)': '([^']+)'", found[-1]) if found else ()
+  return {
+    k: [v]
+    for key, value in pairs for k, values in table.items() for v in values
+    if (key, value) == (plain(k), digits(plain(v)))
+  }  # fmt: skip
 
 
 def variant_scores(
@@ -259,7 +274,7 @@ def says(text: str, value: str, others: Sequence[str] = ()) -> int | None:
   other values of the option do not have.
   """
   for way in _ways(value, tuple(others)):
-    if m := re.search(rf"(?<![\w.]){way}s?(?!\w)", text):
+    if m := re.search(rf"(?<![\w.]){way}(?:s|en)?(?!\w)", text):
       return m.start()
   return None
 
@@ -288,7 +303,7 @@ def _ways(value: str, others: tuple[str, ...]) -> list[str]:
   words = [w for w in re.findall(r"[a-z]+", v) if w not in taken]
   if len(re.findall(r"[a-z]+", v)) > 1:
     ways += [w for w in words if len(w) > 3 or w == "ac"]
-  elif words and len(v) > 7:  # "soft material" is softshell
+  elif words and len(v) >= 7:  # "soft material" is softshell
     ways += [v[:4], v[:5], f"{v[:4]} {v[4:]}"]
   return ways
 
@@ -307,7 +322,8 @@ def _spoken(
       continue
     without = [v for v in values if re.match(r"(?:none|not? \w+)$", v)]
     if without and re.search(
-      rf"\b(?:no|without|none)(?: an?| any)? {re.escape(k)}", text
+      rf"\b(?:no|without|none|not (?:want|need))(?: an?| any)? {re.escape(k)}",
+      text,
     ):
       out[k] = {without[0]: 0}
       continue
@@ -332,8 +348,13 @@ def _yes_or_no(text: str, key: str) -> str:
   word = key.replace("resistance", "resistan(?:t|ce)").replace(" ", "[ -]?")
   if not (m := re.search(rf"\b{word}\b|\b{key.replace(' ', '')}\b", text)):
     return ""
-  about = text[max(0, m.start() - 30) : m.end() + 20]
-  if _FREE.search(about) or re.search(r"about|whether|same", about):
+  left = text[max(0, m.start() - 30) : m.start()].rpartition(" . ")[2]
+  right = text[m.end() : m.end() + 20].partition(" . ")[0]
+  if _FREE.search(left + m.group() + right):
+    return ""
+  if re.search(r"\b(?:about|whether|same)\b[^,]{0,12}$", left):
+    return ""
+  if re.match(r",? (?:is |being )?(?:the )?(?:same|unchanged|as it)\b", right):
     return ""
   before = text[max(0, m.start() - 20) : m.start()]
   return (
@@ -349,7 +370,8 @@ def _by_neighbour(text: str, out: dict[str, dict[str, int]]):
       if not rivals:
         continue
       named = lambda o, w=v: _near(text, w, o)
-      if any(map(named, rivals)) and not named(k):
+      sure = any(_near(text, w, k) for w in out[k] if w != v)
+      if (any(map(named, rivals)) or sure) and not named(k):
         del out[k][v]
     if not out[k]:
       del out[k]

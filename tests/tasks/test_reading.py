@@ -177,7 +177,7 @@ def test_which_one_is_told_later(space):
   other = item("1000000009", "Desk Lamp", "2000000001", color="red", power="AC")
   said = "I want to return the lamp."
   state = state_of(space, said, order("#W0000001", "delivered", LAMP, other))
-  assert len(reading.read(state).wishes[0].items) == 2
+  assert len(reading.read(state).wishes[0].items) == 1  # "the lamp" is one
   state.observe([Turn("user", content="It is the red one.")])
   assert wishes(state) == {
     ("return_delivered_order_items", "#W0000001"): {"1000000009"}
@@ -197,6 +197,15 @@ def test_another_way_to_pay_is_a_wish(space):
     ("Cancel the lamp. If that is not possible, cancel the whole order.",
      {("cancel_pending_order", "#W0000001"): {"1000000001", "1000000002"}}),
     ("Cancel the lamp. If that is not possible, leave it.", {}),
+    ("Cancel the lamp, but I do not want to cancel the entire order if that is"
+     " the only way.", {}),
+    ("If the bottle costs over $1 please cancel the order with the boots.",
+     {("cancel_pending_order", "#W0000002"): {"1000000003"}}),
+    ("If the bottle costs over $99 please cancel the order with the boots.",
+     {}),
+    ("I have two orders and want to cancel both orders.",
+     {("cancel_pending_order", "#W0000001"): {"1000000001", "1000000002"},
+      ("cancel_pending_order", "#W0000002"): {"1000000003"}}),
     ("Cancel the order with the boots.",
      {("cancel_pending_order", "#W0000002"): {"1000000003"}}),
     ("I ordered two lamps. Actually, change the lamp to a red one, but keep"
@@ -231,3 +240,20 @@ def test_an_order_goes_to_the_address_it_does_not_have(space):
   options = state.seen.of("address")
   best = reading.address(state, options, reading.read(state).text)
   assert options[best].value["city"] == "Denver"
+
+
+def test_what_follows_a_refusal_is_about_what_was_refused(space):
+  state = state_of(
+    space, "Cancel the bottle. Also make the boots size 9.",
+    order("#W0000001", "pending", LAMP, MUG),
+    order("#W0000002", "pending", BOOT),
+  )  # fmt: skip
+  said = "I want to modify it to a blue one instead."
+  state.history.append(("say:refuse", "{}"))
+  state.errors.append(False)
+  state.observe([Turn("user", content=said)])
+  scopes = reading.read(state).scopes
+  about = {k for k, words in scopes.items() if "blue" in words}
+  assert {
+    e.fields["name"] for e in state.seen.of("item") if e.key in about
+  } == {MUG["name"]}

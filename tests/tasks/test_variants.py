@@ -30,6 +30,7 @@ NEW = [
     ("it should be waterproof", "5"), ("the cheapest", "7"),
     ("it is too small, the color stays", "3"), ("a grey one", "7"),
     ("red instead of blue", "2"), ("size XL", "4"),
+    ("from {'size': 'M', 'color': 'blue'} to {'size': 'XL'}", "4"),
   ],
 )  # fmt: skip
 def test_the_variant_that_answers(said, want):
