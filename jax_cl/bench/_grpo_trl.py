@@ -6,6 +6,9 @@ the second, TRL's head scores the answers alone, as it does on GPUs; left as it
 is, it scores prompts, too, wherever there is no Triton, and drops the result.
 """
 
+# What it imports is in .venv-peers alone.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import json

@@ -54,13 +54,13 @@ def hidden(
   1). NaN where rows begin in more than `most` ways: wrong gradients would not
   be seen.
   """
-  obs = [jnp.asarray(obs[k]) for k in ("tokens", "positions", "segments")]
-  tokens, _, segments = obs
+  parts = [jnp.asarray(obs[k]) for k in ("tokens", "positions", "segments")]
+  tokens, _, segments = parts
   prompts = find(tokens[:, :n], segments[:, 0] > 0, most)
-  begins = (x[prompts.leaders, :n] for x in obs)
+  begins = (x[prompts.leaders, :n] for x in parts)
   _, read = policy.hidden(params, *begins, policy.init_cache(most, n))
   ahead = base.Ahead(
     read.k, read.v, read.positions, read.segments, prompts.place
   )
-  x, _ = policy.hidden(params, *(x[:, n:] for x in obs), ahead)
+  x, _ = policy.hidden(params, *(x[:, n:] for x in parts), ahead)
   return jnp.where(prompts.fits, x, jnp.nan)

@@ -12,16 +12,16 @@ from jax_cl.types import Batch
 T = 12
 MODEL = llama.make("tiny", layers=1)
 PROMPT = 5  # tokens; the last of them is read to draw the first one
-SHARED = {"shared": PROMPT - 1}
+SHARED = {"shared": PROMPT - 1, "prompts": 2}
 
 
-def batch(same=True, early=False):
-  """Three answers to one prompt, and a row of padding in front."""
+def batch(kinds=(1, 2, 1), early=False):
+  """Three answers, here to two prompts, and a row of padding in front."""
   rng = np.random.default_rng(0)
   talks = [(np.zeros(0, np.int32), np.zeros(0), np.zeros(0))]
-  for n in (13, 9, 11):
+  for n, kind in zip((13, 9, 11), kinds):
     ids = rng.integers(1, 99, n).astype(np.int32)
-    ids[:PROMPT] = np.arange(PROMPT) + 7 + (not same and n == 11)
+    ids[:PROMPT] = np.arange(PROMPT) + kind
     mask = np.arange(n) >= PROMPT - early
     talks.append((ids, mask, np.full(n, -4.5)))
   return Batch(
@@ -50,8 +50,7 @@ def update(params, **options):
 
 def test_loss_figures_and_gradients_are_those_of_whole_rows(params):
   (a, figures), da = update(params)(batch())
-  # Some logits at a time, two rows at a time: one of them padding.
-  f = update(params, chunk=3, micro=2, **SHARED)
+  f = update(params, chunk=3, **SHARED)
   (b, same), db = f(batch())
   np.testing.assert_allclose(b, a, rtol=1e-5)
   for k, v in figures.items():
@@ -59,7 +58,7 @@ def test_loss_figures_and_gradients_are_those_of_whole_rows(params):
   for x, y in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
     np.testing.assert_allclose(y, x, rtol=0, atol=1e-5 * np.abs(x).max())
   # What cannot be computed so is no number, rather than a wrong one.
-  assert np.isnan(f(batch(same=False))[0][0])
+  assert np.isnan(f(batch(kinds=(1, 2, 3)))[0][0])
   assert np.isnan(f(batch(early=True))[0][0])
 
 

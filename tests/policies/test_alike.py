@@ -1,4 +1,4 @@
-"""What rows share is computed once, and nothing else changes."""
+"""Which rows begin alike; that nothing else changes: `agents/test_shared`."""
 
 import jax
 import jax.numpy as jnp
@@ -40,27 +40,6 @@ def test_rows_are_put_to_the_prompt_they_begin_with():
   assert not alike.find(begins, jnp.ones(5, bool), 2).fits
   # Fewer than there might be: nobody is put to the one too many.
   assert alike.find(begins, real, 3).place.max() == 1
-
-
-def test_states_and_gradients_are_those_of_whole_rows(params):
-  obs = rows((1, 0, 1), (9, 7, 8))
-  # A loss that tells tokens, rows and channels apart, and leaves padding out.
-  inside = obs["segments"][:, N:, None]
-  weight = np.sin(np.arange(inside.size * 32)).reshape(3, T - N, 32)
-  weight = (weight * inside).astype(np.float32)
-
-  def whole(params):
-    x, _ = POLICY.hidden(params, *obs.values())
-    return jnp.sum(x[:, N:] * weight)
-
-  def shared(params):
-    return jnp.sum(alike.hidden(POLICY, params, obs, N, most=2) * weight)
-
-  a, da = quick_jit(jax.value_and_grad(whole))(params)
-  b, db = quick_jit(jax.value_and_grad(shared))(params)
-  np.testing.assert_allclose(b, a, rtol=1e-5)
-  for x, y in zip(jax.tree.leaves(da), jax.tree.leaves(db), strict=True):
-    np.testing.assert_allclose(y, x, rtol=0, atol=1e-5 * np.abs(x).max())
 
 
 def test_one_prompt_too_many_is_no_number(params):
