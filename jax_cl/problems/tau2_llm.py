@@ -93,6 +93,12 @@ class Tau2LLM:
     self._prompts = {
       d.name: model.chat.prompt(*prompt(d, options.prompt)) for d in domains
     }
+    for name, given in self._prompts.items():
+      if model.shared > len(given.ids):
+        raise ValueError(
+          f"agent.args.shared is {model.shared}, but the prompt of {name} has "
+          f"{len(given.ids)} tokens: set it to that or less"
+        )
     self._grammars = None
     if model.grammar is not None:
       self._grammars = {d.name: model.grammar(d.tools) for d in domains}
@@ -520,6 +526,7 @@ class LanguageModel(NamedTuple):
   temperature: float
   grammar: Callable[[Sequence[types.ToolSchema]], guides.Grammar] | None = None
   # of a domain's tools, where decoding is constrained
+  shared: int = 0  # tokens that its rows begin with in common
 
 
 def language_model(
@@ -601,4 +608,5 @@ def language_model(
     grammar = guides.make(
       talk.tokenizer, form, vocab=made.config.vocab, thinks=thinking != "off"
     )
-  return LanguageModel(model, made, agent, talk, temperature, grammar)
+  shared = options.get("shared", 0)
+  return LanguageModel(model, made, agent, talk, temperature, grammar, shared)

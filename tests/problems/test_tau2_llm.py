@@ -46,6 +46,12 @@ def make(**options):
   return tau2_llm.make(**{**given, **SMALL, **options})
 
 
+def test_no_more_is_shared_than_a_prompt_has():
+  agent = {"args": {"model": "tiny", "model_args": MODEL, "shared": 99}}
+  with pytest.raises(ValueError, match="shared is 99, but .* telecom has"):
+    make(agent=agent)
+
+
 @pytest.fixture(scope="module")
 def what():
   return make()
