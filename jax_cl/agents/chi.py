@@ -12,7 +12,8 @@ import numpy as np
 
 from jax_cl.agents import dialogue, psi
 from jax_cl.agents.dialogue import HINT, WISH
-from jax_cl.tasks import actions, intents
+from jax_cl.tasks import actions
+from jax_cl.tasks.language import intents
 
 # Column -> place in the row; 31 to 33 are free.
 NAMES = {

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_cl.agents import mentions
-from jax_cl.tasks import actions, entities, reading
+from jax_cl.tasks import actions, entities
+from jax_cl.tasks.language import reading
 
 # Weights of few and telling features must move as fast as those of the many
 # directions of a hidden state, under one learning rate.

@@ -22,7 +22,8 @@ import numpy as np
 
 from jax_cl.agents import chi, dialogue, psi
 from jax_cl.agents.dialogue import WISH
-from jax_cl.tasks import actions, entities, reading
+from jax_cl.tasks import actions, entities
+from jax_cl.tasks.language import reading
 from jax_cl.types import Decision
 
 BLOCKS = (

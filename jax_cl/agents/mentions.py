@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jax_cl.tasks import entities
-from jax_cl.tasks.reading import flat
+from jax_cl.tasks.language.reading import flat
 
 # Verbs that stand for the first word of a tool's name.
 VERBS = {

@@ -15,7 +15,8 @@ import numpy as np
 
 from jax_cl.agents import dialogue, mentions
 from jax_cl.agents.dialogue import HINT, WISH
-from jax_cl.tasks import actions, entities, intents, reading
+from jax_cl.tasks import actions, entities
+from jax_cl.tasks.language import intents, reading
 
 # Column -> place in the row.
 NAMES = {

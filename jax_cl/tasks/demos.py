@@ -17,16 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import (
-  actions,
-  answers,
-  intents,
-  itineraries,
-  reading,
-  stream,
-  telecom_manual,
-)
+from jax_cl.tasks import actions, stream, telecom_manual
 from jax_cl.tasks import env as env_lib
+from jax_cl.tasks.language import answers, intents, itineraries, reading
 from jax_cl.types import Episode, TaskSpec, Turn
 
 Plan = Iterator[tuple[str, Mapping[str, Any]]]

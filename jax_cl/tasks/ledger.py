@@ -13,7 +13,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_cl.tasks import asked, entities
+from jax_cl.tasks import entities
+from jax_cl.tasks.language import asked
 
 # The airline policy's checked bags without a fee: membership -> a passenger in
 # basic economy, economy, business. Each other bag costs 50 dollars.

@@ -9,8 +9,9 @@ who calls, when to look up what, and when not to trust a hint are learned.
 
 from __future__ import annotations
 
-from jax_cl.tasks import actions, demos, intents, reading
+from jax_cl.tasks import actions, demos
 from jax_cl.tasks import env as env_lib
+from jax_cl.tasks.language import intents, reading
 from jax_cl.types import Episode, TaskSpec, Turn
 
 MAX_ACTS = 40  # beyond the script

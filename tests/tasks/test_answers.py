@@ -4,16 +4,8 @@ import json
 
 import pytest
 
-from jax_cl.tasks import (
-  actions,
-  answers,
-  demos,
-  entities,
-  intents,
-  ledger,
-  payments,
-  stream,
-)
+from jax_cl.tasks import actions, demos, entities, ledger, stream
+from jax_cl.tasks.language import answers, intents, payments
 from jax_cl.types import Turn
 
 PAYPAL, GIFT, VISA, AMEX = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jax_cl.tasks import asked
+from jax_cl.tasks.language import asked
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,8 @@ import json
 
 import pytest
 
-from jax_cl.tasks import (
-  actions,
-  asked,
-  bookings,
-  demos,
-  intents,
-  itineraries,
-  ledger,
-  stream,
-  trips,
-)
+from jax_cl.tasks import actions, demos, ledger, stream
+from jax_cl.tasks.language import asked, bookings, intents, itineraries, trips
 from jax_cl.types import Turn
 
 

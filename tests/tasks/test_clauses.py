@@ -2,7 +2,7 @@
 
 import pytest
 
-from jax_cl.tasks import clauses
+from jax_cl.tasks.language import clauses
 
 
 def heard(*sentences):

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from jax_cl.tasks import actions, demos, intents, stream, users
+from jax_cl.tasks import actions, demos, stream, users
 from jax_cl.tasks import env as env_lib
+from jax_cl.tasks.language import intents
 
 
 @pytest.fixture(scope="module")

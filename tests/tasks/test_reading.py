@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from jax_cl.tasks import actions, demos, reading, stream
+from jax_cl.tasks import actions, demos, stream
+from jax_cl.tasks.language import reading
 from jax_cl.types import Turn
 
 

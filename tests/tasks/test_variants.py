@@ -2,8 +2,8 @@
 
 import pytest
 
-from jax_cl.tasks import variants
 from jax_cl.tasks.entities import Entity
+from jax_cl.tasks.language import variants
 
 
 def thing(type, value, price=10.0, free=True, **options):

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import asked, ledger
+from jax_cl.tasks import ledger
+from jax_cl.tasks.language import asked
 
 NOW = "2024-05-15T15:00:00"  # the clock of tau2's airline policy
 DAY_AGO = "2024-05-14T15:00:00"

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_cl.tasks import actions, answers, bookings, payments, reading
+from jax_cl.tasks import actions
+from jax_cl.tasks.language import answers, bookings, payments, reading
 
 MAX_REFUSALS = 4  # while the user has an answer to them
 MAX_INFORMS = 4  # messages that tell values

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from jax_cl.tasks import variants
+from jax_cl.tasks.language import variants
 
 Story = Any  # `story.Story`, which imports this module
 Draft = Any

@@ -17,11 +17,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax_cl.tasks import actions, addresses, bookings, clauses, entities
-from jax_cl.tasks.addresses import address
-from jax_cl.tasks.clauses import flat
-from jax_cl.tasks.story import Story, like_of
-from jax_cl.tasks.variants import sold_out, variant_scores
+from jax_cl.tasks import actions, entities
+from jax_cl.tasks.language import addresses, bookings, clauses
+from jax_cl.tasks.language.addresses import address
+from jax_cl.tasks.language.clauses import flat
+from jax_cl.tasks.language.story import Story, like_of
+from jax_cl.tasks.language.variants import sold_out, variant_scores
 
 # Read here by those who want to know what was said of a thing.
 __all__ = ["address", "flat", "like_of", "sold_out", "variant_scores"]

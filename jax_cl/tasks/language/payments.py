@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jax_cl.tasks import entities, ledger, reading
+from jax_cl.tasks import entities, ledger
+from jax_cl.tasks.language import reading
 
 _CARD = r"\b(?:credit ?card|visa|mastercard|master card|amex|american express)"
 _KINDS = {

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_cl.tasks import asked, entities, ledger
+from jax_cl.tasks import entities, ledger
+from jax_cl.tasks.language import asked
 
 DIRECT = "search_direct_flight"
 SEARCHES = (DIRECT, "search_onestop_flight")

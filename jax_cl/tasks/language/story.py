@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from jax_cl.tasks import clauses, conditions, entities, things, variants
-from jax_cl.tasks.clauses import Clause
+from jax_cl.tasks import entities
+from jax_cl.tasks.language import clauses, conditions, things, variants
+from jax_cl.tasks.language.clauses import Clause
 
 _REF = re.compile(
   r"\b(it|its|them|the (?:small|larg|bigg|cheap|short|tall|long|light"

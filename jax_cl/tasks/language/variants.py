@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jax_cl.tasks import actions, entities
-from jax_cl.tasks.clauses import plain
+from jax_cl.tasks.language.clauses import plain
 
 SKIP = ("name", "price", "available", "status", "value", "kind")
 CHEAP = re.compile(

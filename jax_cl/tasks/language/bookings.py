@@ -14,8 +14,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jax_cl.tasks import asked, entities, itineraries, ledger
-from jax_cl.tasks.trips import DAY_AGO, NOW, Trip, described, flown, meant
+from jax_cl.tasks import entities, ledger
+from jax_cl.tasks.language import asked, itineraries
+from jax_cl.tasks.language.trips import (
+  DAY_AGO,
+  NOW,
+  Trip,
+  described,
+  flown,
+  meant,
+)
 
 _COVERED = re.compile(
   r"\b(sick\w*|ill|illness|unwell|flu|fever|covid|pneumonia|injur\w+"

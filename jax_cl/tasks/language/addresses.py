@@ -10,9 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jax_cl.tasks import entities, things
-from jax_cl.tasks.clauses import Clause, flat
-from jax_cl.tasks.story import MOTION, Story, moves
+from jax_cl.tasks import entities
+from jax_cl.tasks.language import things
+from jax_cl.tasks.language.clauses import Clause, flat
+from jax_cl.tasks.language.story import MOTION, Story, moves
 
 _WANT = (
   r"\b(?:should|must|needs?|want\w*|has to|have to|like|let|rather|prefer\w*"

@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jax_cl.tasks import entities, variants
-from jax_cl.tasks.clauses import flat, plain
+from jax_cl.tasks import entities
+from jax_cl.tasks.language import variants
+from jax_cl.tasks.language.clauses import flat, plain
 
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
   "bookshelf": ("bookcase", "shelf", "shelves", "book shelf"),

@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jax_cl.tasks import entities, ledger, reading, trip_answers, variants
+from jax_cl.tasks import entities, ledger
+from jax_cl.tasks.language import reading, trip_answers, variants
 
 _ASK = re.compile(
   r"\b(know|tell|told|say|hear|curious|find out|asks?|check|how (much|many)"

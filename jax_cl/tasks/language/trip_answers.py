@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from jax_cl.tasks import asked, entities, ledger, trips
+from jax_cl.tasks import entities, ledger
+from jax_cl.tasks.language import asked, trips
 
 _MOVED = re.compile(
   r"\b(?:refund\w*|back|sav(?:e|ings?)|difference|owe|charg\w+|pay|receiv\w+"
