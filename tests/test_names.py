@@ -20,3 +20,10 @@ def test_nothing_near_is_no_suggestion():
 
 def test_a_known_name_passes():
   names.check("user", "scripted", ("scripted",))
+
+
+def test_several_are_a_list_or_one_string():
+  for given in ("a,c", ["a", "c"], ("a", "c")):
+    assert names.several("shape", given, "abc") == ["a", "c"]
+  with pytest.raises(ValueError, match="unknown shape 'd'"):
+    names.several("shape", "a,d", "abc")
