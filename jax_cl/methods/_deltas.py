@@ -79,3 +79,15 @@ def merge(p: Adapted) -> PyTree:
 def where(condition, x: PyTree) -> PyTree:
   """x, or zeros like it."""
   return jax.tree.map(lambda a: jnp.where(condition, a, 0), x)
+
+
+def read_by(change, d: dict, rank: int) -> dict:
+  """The adapter `d`, its first slot turned to what `change` [in, out] reads.
+
+  No singular vectors: close ones change places at the least rounding.
+  """
+  a = d["lora_a"][..., :rank]
+  some = change @ (jnp.swapaxes(change, -1, -2) @ a)
+  some /= jnp.maximum(jnp.linalg.norm(some, axis=-2, keepdims=True), 1e-12)
+  rest = d["lora_a"][..., rank:]
+  return {**d, "lora_a": jnp.concatenate([some, rest], axis=-1)}

@@ -103,7 +103,7 @@ def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
       return cl, p
 
     def fill(p):
-      read = lambda w, d, w_0: d and read_by(w - w_0, d, rank)
+      read = lambda w, d, w_0: d and _deltas.read_by(w - w_0, d, rank)
       delta = jax.tree.map(read, p.base, p.delta, cl["before"])
       return p._replace(delta=delta)
 
@@ -117,18 +117,6 @@ def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
     update=update,
     phases=((1.0, settle),),
   )
-
-
-def read_by(change, d: dict, rank: int) -> dict:
-  """The adapter `d`, its first slot turned to what `change` [in, out] reads.
-
-  No singular vectors: close ones change places at the least rounding.
-  """
-  a = d["lora_a"][..., :rank]
-  some = change @ (jnp.swapaxes(change, -1, -2) @ a)
-  some /= jnp.maximum(jnp.linalg.norm(some, axis=-2, keepdims=True), 1e-12)
-  rest = d["lora_a"][..., rank:]
-  return {**d, "lora_a": jnp.concatenate([some, rest], axis=-1)}
 
 
 def slots(rank: int, n_stages):
