@@ -1,9 +1,12 @@
 """The notebooks run as they stand, one on what the other leaves."""
 
 import ast
+import importlib.util
 import json
 import os
 import pathlib
+import sys
+import types
 
 import nbformat
 import pytest
@@ -87,12 +90,19 @@ def test_they_define_nothing_and_carry_no_outputs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_opened_alone_they_ask_for_the_repository(name, tmp_path, monkeypatch):
-  """As in Colab: no clone around, no jax_cl installed."""
+def test_alone_it_asks_for_the_repository(name, tmp_path, monkeypatch):
+  """As in Colab: no clone around it, jax_cl not installed, no address."""
+  cell = next(c for c in read(name).cells if "REPOSITORY" in c.source)
+  assert "%pip install -q $source" in cell.source
+  code = cell.source.replace("%pip install -q $source", "found.append(source)")
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-  first = next(c.source for c in read(name).cells if c.cell_type == "code")
-  first = first.replace("%pip install -q", "pass  #")
-  with pytest.raises(AssertionError, match="into REPOSITORY, above"):
-    exec(first)
-  exec(first.replace('REPOSITORY = ""', 'REPOSITORY = "git+https://x/y"'))
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(SystemExit, match="into REPOSITORY"):
+    exec(code, {"found": []})
+  files = types.SimpleNamespace(upload=lambda: {"jax_cl.zip": b""})
+  colab = types.SimpleNamespace(files=files)
+  monkeypatch.setitem(sys.modules, "google.colab", colab)
+  found = []
+  exec(code, {"found": found})
+  exec(code.replace('= ""', '= "git+https://x/y"'), {"found": found})
+  assert found == ["jax_cl.zip", "git+https://x/y"]
