@@ -233,6 +233,7 @@ def _by_head_bwd(kept, dy):
   # sum_s p_s dp_s of each query, without its dp.
   mean = jnp.sum(dy.astype(jnp.float32) * y.astype(jnp.float32), -1)[..., None]
   dx = p * (_f32("bkmc,bksc->bkms", dy, v) - mean) * (q.shape[-1] ** -0.5)
+  dx = _where(mask, dx, 0.0)  # a query that sees nothing has p > 0 all over
   dx, p = dx.astype(q.dtype), p.astype(q.dtype)
   dq = _f32("bkms,bksc->bkmc", dx, k)
   dk = _f32("bkms,bkmc->bksc", dx, q)
@@ -244,13 +245,17 @@ _by_head.defvjp(_by_head_fwd, _by_head_bwd)
 
 
 def _scores(q, k, mask):
-  B, K, M, C = q.shape
-  T, S = mask.shape[1:]
   # float32: a softmax over thousands of bfloat16 scores ties near ones.
-  x = _f32("bkmc,bksc->bkms", q, k) * (C**-0.5)
-  x = x.reshape(B, K, M // T, T, S)
+  x = _f32("bkmc,bksc->bkms", q, k) * (q.shape[-1] ** -0.5)
   # Finite, so that a row of nothing but padding stays a number.
-  return jnp.where(mask[:, None, None], x, -1e30).reshape(B, K, M, S)
+  return _where(mask, x, -1e30)
+
+
+def _where(mask_BTS, x_BKMS, rest: float):
+  B, K, M, S = x_BKMS.shape
+  T = mask_BTS.shape[1]
+  x = x_BKMS.reshape(B, K, M // T, T, S)
+  return jnp.where(mask_BTS[:, None, None], x, rest).reshape(B, K, M, S)
 
 
 def _f32(equation, a, b):
