@@ -31,6 +31,8 @@ from jax_cl.reports import markdown, tables
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RAW = "episodes.jsonl"
+# What the README shows first; any others follow by name.
+ORDER = ("methods", "spaces", "appended", "joint", "control")
 
 
 def keep(
@@ -123,8 +125,10 @@ def section(folder: pathlib.Path, pictures: bool = False) -> str:
 
 def _kept(results: pathlib.Path) -> list[pathlib.Path]:
   names = ("run.json", "grid.json")
+  place = lambda p: ORDER.index(p.name) if p.name in ORDER else len(ORDER)
   return sorted(
-    p for p in results.iterdir() if any((p / n).is_file() for n in names)
+    (p for p in results.iterdir() if any((p / n).is_file() for n in names)),
+    key=lambda p: (place(p), p.name),
   )
 
 
