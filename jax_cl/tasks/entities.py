@@ -187,6 +187,11 @@ class Seen:
     named = {t for t in held if t not in UNIONS}  # `of` reads a union's parts
     return named | {u for u, ts in UNIONS.items() if named & set(ts)}
 
+  def known(self, value: str) -> list[Entity]:
+    """The value that was seen written like this; empty where none was."""
+    e = self.by_type.get("value", {}).get(key_of(value))
+    return [] if e is None else [e]
+
   def of(self, type: str) -> list[Entity]:
     """Entities of a type, or of the types a union stands for."""
     return [

@@ -38,6 +38,11 @@ class Done(NamedTuple):
   back: float  # to the user; below 0 it costs
 
 
+def exact(state, amount: float) -> list[entities.Entity]:
+  """The value seen of an amount of money; empty where none was."""
+  return state.seen.known(text(amount))
+
+
 def text(amount: float) -> str:
   """An amount as it is said: cents where there are any."""
   return f"{abs(amount):.2f}".removesuffix(".00")

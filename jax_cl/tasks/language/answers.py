@@ -85,10 +85,6 @@ def _values(state, kind: str, link: str = "") -> list[entities.Entity]:
   ]  # fmt: skip
 
 
-def _exact(state, amount: float) -> list[entities.Entity]:
-  return _known(state, ledger.text(amount))
-
-
 def _answers(state, low: str, near: str) -> Iterator[entities.Entity]:
   """Answers to a sentence; `near` begins one sentence earlier."""
   if "tracking" in low:
@@ -97,14 +93,14 @@ def _answers(state, low: str, near: str) -> Iterator[entities.Entity]:
   if _WHERE.search(low):
     for o in _orders(state, low, near)[:1]:
       for v in o.get("address", {}).values():
-        yield from _known(state, str(v))
+        yield from state.seen.known(str(v))
   if "remaining" in low:
     yield from _values(state, "remaining")[-1:]
   elif _MONEY.search(low):
     yield from _money(state)
   elif _TOTAL.search(low):
     for o in _orders(state, low, near)[:1]:
-      yield from _exact(state, ledger.total(o))
+      yield from ledger.exact(state, ledger.total(o))
   yield from _of_things(state, low)
   yield from _on_offer(state, low, near)
   yield from _dearest(state, low, near)
@@ -116,9 +112,9 @@ def _money(state) -> Iterator[entities.Entity]:
   """The sum of what was done, then its parts."""
   done = ledger.settled(state)
   if done:
-    yield from _exact(state, sum(d.back for d in done))
+    yield from ledger.exact(state, sum(d.back for d in done))
     for d in done:
-      yield from _exact(state, d.back)
+      yield from ledger.exact(state, d.back)
 
 
 def _orders(state, low: str, near: str) -> list[dict[str, Any]]:
@@ -171,12 +167,12 @@ def _of_things(state, low: str) -> Iterator[entities.Entity]:
       yield from _values(state, f"total price of all {name.lower()}")[:1]
     elif _COST.search(low) and items:
       price = items[0].fields.get("price", "")
-      yield from _exact(state, float(price.split("; ")[0] or 0))
+      yield from ledger.exact(state, float(price.split("; ")[0] or 0))
     for e in items:
       for k, v in e.fields.items():
         if k in ("name", "price") or not _asks_option(low, k):
           continue
-        yield from _known(state, v)
+        yield from state.seen.known(v)
 
 
 def _on_offer(state, low: str, near: str) -> Iterator[entities.Entity]:
@@ -195,10 +191,10 @@ def _on_offer(state, low: str, near: str) -> Iterator[entities.Entity]:
     if cheapest:
       free = sorted(free, key=_price)[:1]
     for e in _best_first(state, name, free):
-      yield from _exact(state, _price(e))
+      yield from ledger.exact(state, _price(e))
       if cheapest and re.search(r"\b(options?|features?|specs?|detail)", low):
         for v in variants.options_of(e).values():
-          yield from _known(state, v)
+          yield from state.seen.known(v)
 
 
 def _best_first(state, name: str, free) -> list[entities.Entity]:
@@ -220,8 +216,8 @@ def _dearest(state, low: str, near: str) -> Iterator[entities.Entity]:
     first = state.seen.first[o["order_id"]]
     most = max(first["items"], key=lambda x: x["price"], default=None)
     if most:
-      yield from _known(state, most["name"])
-      yield from _exact(state, most["price"])
+      yield from state.seen.known(most["name"])
+      yield from ledger.exact(state, most["price"])
 
 
 def _ids(state, name: str) -> set[str]:
@@ -233,11 +229,6 @@ def _ids(state, name: str) -> set[str]:
 
 def _price(e: entities.Entity) -> float:
   return float((e.fields.get("price") or "0").split("; ")[0])
-
-
-def _known(state, value: str) -> list[entities.Entity]:
-  e = state.seen.by_type.get("value", {}).get(entities.key_of(value))
-  return [] if e is None else [e]
 
 
 def unopened(state) -> entities.Entity | None:

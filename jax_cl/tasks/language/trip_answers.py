@@ -66,13 +66,7 @@ def _bags(state, low: str) -> Iterator[entities.Entity]:
     free = ledger.free_bags(
       user.get("membership", ""), t.get("cabin", ""), ledger.seats(t)
     )
-    yield from exact(state, free)
-
-
-def exact(state, amount: float) -> list[entities.Entity]:
-  table = state.seen.by_type.get("value", {})
-  e = table.get(entities.key_of(ledger.text(amount)))
-  return [] if e is None else [e]
+    yield from ledger.exact(state, free)
 
 
 def _moved(state, low: str) -> Iterator[entities.Entity]:
@@ -80,11 +74,11 @@ def _moved(state, low: str) -> Iterator[entities.Entity]:
   done = ledger.moved(state)
   if re.search(r"\b(?:card|mastercard|visa)\b", low):
     if charged := ledger.charged(state):
-      yield from exact(state, sum(charged))
+      yield from ledger.exact(state, sum(charged))
   if done:
-    yield from exact(state, sum(done.values()))
+    yield from ledger.exact(state, sum(done.values()))
   for amount in done.values():
-    yield from exact(state, amount)
+    yield from ledger.exact(state, amount)
 
 
 def _prices(state, low: str) -> Iterator[entities.Entity]:
@@ -95,4 +89,6 @@ def _prices(state, low: str) -> Iterator[entities.Entity]:
     yield from of_kind(state, f"total {what} all trips ahead")
   for t in _about(state, low)[:1]:
     first = state.seen.first[t["reservation_id"]]
-    yield from exact(state, (ledger.paid if paid else ledger.fare)(first))
+    yield from ledger.exact(
+      state, (ledger.paid if paid else ledger.fare)(first)
+    )
