@@ -132,6 +132,11 @@ def _check(texts: Sequence[str]) -> None:
 # one compiled shape of about `batch` tokens.
 BUCKETS = (8, 12, 16, 24, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
+# Names the way from a text to a vector. Who changes it (tokens, the model's
+# arithmetic, pooling) by more than rounding adds one here: otherwise stored
+# vectors of both ways mix in a run.
+REVISION = 2
+
 
 class SmolLM2:
   """Hidden states of the frozen SmolLM2-135M-Instruct after `layer` blocks.
@@ -145,7 +150,8 @@ class SmolLM2:
 
   The same text gives the same bits whatever its neighbours, order or history:
   every row runs alone in a fixed shape, from float32 weights. That holds for
-  one machine, thread count and version of jax; a vector once stored is kept.
+  one machine, thread count and version of jax; a vector once stored is kept,
+  until `REVISION` says that vectors are made in another way.
   """
 
   def __init__(
@@ -172,6 +178,7 @@ class SmolLM2:
     digest = weights.SOURCES[_MODEL].sha256[:8]
     self.name = (
       f"{_MODEL}-{digest}-layer{layer}-{pooling}-context{context}-batch{batch}"
+      f"-v{REVISION}"
     )
     self.tokens_sent = 0
     self.truncated = 0

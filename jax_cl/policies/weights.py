@@ -433,6 +433,16 @@ def load(
 # ------------------------------------------------------------------ tokenizers
 
 
+def _smollm() -> pre_tokenizers.PreTokenizer:
+  """Every digit alone, then GPT-2's words, as bytes."""
+  return pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ]
+  )
+
+
 def _qwen2() -> pre_tokenizers.PreTokenizer:
   """Qwen's words, every digit alone, as bytes."""
   words = (
@@ -448,7 +458,7 @@ def _qwen2() -> pre_tokenizers.PreTokenizer:
 
 
 PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-  "smollm": tiny.pre_tokenizer,
+  "smollm": _smollm,
   "qwen2": _qwen2,
 }
 

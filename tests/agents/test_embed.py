@@ -109,6 +109,27 @@ def test_llm_rows_by_hand(smollm2):
     np.testing.assert_allclose(x[i], mean, rtol=2**-10, atol=1e-5)  # float16
 
 
+def test_llm_vectors_are_those_of_this_revision(smollm2):
+  """Stored vectors live on under `name`: others must have another one.
+
+  Recorded from revision 2. Who means to change them raises
+  `embed.REVISION` and records anew.
+  """
+  texts = [
+    "status: delivered",
+    "I'm on hold (again).",
+    "order_id: #W2378156, total: $12.50",
+  ]
+  expected = [
+    [-0.0344, 0.0102, 0.0189, 0.0603, 0.0041, 0.0008],
+    [0.0561, 0.0081, -0.0024, -0.0011, -0.0079, -0.0096],
+    [-0.006, 0.0039, -0.0104, -0.0194, -0.0231, -0.013],
+  ]
+  e = smollm2(layer=8)
+  assert e.name.endswith("-v2")
+  np.testing.assert_allclose(e.embed(texts)[:, :6], expected, atol=2e-4)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_llm_bits_depend_on_the_text_alone(smollm2, pooling):
   a, others = "order_id: #W2378156", [f"zip: {i}" for i in range(11, 23)]

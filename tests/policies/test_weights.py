@@ -174,6 +174,23 @@ def test_smollm2_tokens(smollm2):
 
 
 @pytest.mark.parametrize(
+  "text, pieces",
+  [
+    # One mark after another is one piece, and may be one token.
+    ("abroad).", ["abroad", ")."]),
+    ("**On**:", ["**", "On", "**:"]),
+    ("check_sim()", ["check", "_", "sim", "()"]),
+    ("at 12:30", ["at", "Ġ", "1", "2", ":", "3", "0"]),
+    ("user's 'x'", ["user", "'s", "Ġ'", "x", "'"]),
+    ("a  b\n\n", ["a", "Ġ", "Ġb", "ĊĊ"]),
+  ],
+)
+def test_smollm2_cuts_text_as_gpt2_does_but_for_digits(text, pieces):
+  cut = weights.PRE_TOKENIZERS["smollm"]().pre_tokenize_str(text)
+  assert [piece for piece, _ in cut] == pieces
+
+
+@pytest.mark.parametrize(
   "text",
   [
     "",
