@@ -103,6 +103,8 @@ def test_evaluate_reproduces_a_row_in_a_fresh_process(runs):
 AGENT = (
   "--config=configs/smoke.py",
   "--config.train.batch_size=64",
+  "--config.stream.clone_steps=3",
+  "--config.stream.pg_steps=3",
 )
 POLICY = (
   "--config=configs/grpo_smoke.py",
@@ -110,6 +112,9 @@ POLICY = (
   "--config.agent.args.model_args.width=32",
   "--config.stream.length=256",
   "--config.stream.max_new_tokens=4",
+  # Episodes begin after cloning: there must be steps left for later kills.
+  "--config.stream.clone_steps=6",
+  "--config.stream.pg_steps=8",
 )
 
 
@@ -125,8 +130,6 @@ def test_killed_tau2_runs_end_the_same(tmp_path, options, files):
     "--config.cl.name=replay",
     "--config.stream.max_tasks_per_domain=2",
     "--config.stream.max_eval_tasks=2",
-    "--config.stream.clone_steps=3",
-    "--config.stream.pg_steps=3",
     "--config.train.save_interval=2",
   )
   done = subprocess.run(
