@@ -138,6 +138,29 @@ def test_bits_do_not_depend_on_the_caches_size_or_the_slot(prefix):
     np.testing.assert_array_equal(x, z[::-1])
 
 
+def test_a_long_text_read_in_long_chunks_is_that_of_one_chunk():
+  """Chunks of two blocks walk over the cache; its size changes no bit."""
+  text = RNG.integers(0, 99, 700)
+  long = llama.make("tiny", layers=2, context=1024)
+  extend = jax.jit(functools.partial(generate.extend, long))
+
+  def read(size):
+    cache = slots.init(long.config, 2, size)
+    for a in (0, 200, 400, 600):  # the second row is silent before the last
+      rows = [text[a : a + 200], text[:0] if a < 600 else text[:9]]
+      cache = extend(PARAMS, *padded(rows, 256), cache)
+    return cache
+
+  a, b = read(768), read(1024)
+  fill = jax.jit(functools.partial(generate.fill, long))
+  whole = fill(PARAMS, *padded([text, text[:9]], 768))
+  assert a.length.tolist() == b.length.tolist() == [700, 9]
+  for x, y, z in zip(a.k + a.v, b.k + b.v, whole.k + whole.v, strict=True):
+    for i, n in enumerate((700, 9)):
+      np.testing.assert_array_equal(x[i, :, :n], y[i, :, :n])
+      np.testing.assert_allclose(x[i, :, :n], z[i, :, :n], atol=1e-5)
+
+
 def test_gradients_through_a_shared_prompt_are_those_of_whole_rows():
   B, T, P = 2, 40, len(COMMON)
   own = jnp.asarray(np.stack([r[:T] for r in OWN[1:]]))

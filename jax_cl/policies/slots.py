@@ -197,7 +197,8 @@ def attend(q, k, v, mask: Bool[Array, "B T M"], at, layer: Layer):
   if layer.prefix_k is not None:
     held.append((_shared, layer.prefix_k, layer.prefix_v))
   if layer.k is not None:
-    held.append((_own, layer.k, layer.v))
+    part = functools.partial(_walk, at=at) if T > BLOCK else _own
+    held.append((part, layer.k, layer.v))
   if layer.tail_k is not None:
     put = jax.lax.dynamic_update_slice_in_dim
     tail = put(layer.tail_k, k, at, 2), put(layer.tail_v, v, at, 2)
@@ -248,6 +249,34 @@ def _own(q, k, v, mask):
   return [a.swapaxes(1, 2) for a in parts]
 
 
+def _walk(q, k, v, mask, at):
+  """The same, block after block up to where the chunk begins (`at`).
+
+  For long chunks (a prefix that is read): of a cache that is mostly empty only
+  what is full is looked at, and no scores of all keys exist at once. Sums are
+  taken in another order than `_own`'s; a block that a row does not see changes
+  no bit of it here, either. Not differentiable backwards.
+  """
+  B, T, K, G, C = q.shape
+  n, b = _blocks(k.shape[2])
+  used = jnp.minimum((at[:, 0].max() + b - 1) // b, n)
+
+  def block(i, part):
+    o, m, l = part
+    cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i * b, b, axis)
+    x = _scores("btkgc,bksc->bktgs", q, cut(k, 2))
+    x = jnp.where(cut(mask, 2)[:, None, :, None], x, UNSEEN)
+    most = jnp.maximum(m, x.max(-1, keepdims=True))
+    p, w = jnp.exp(x - most), jnp.exp(m - most)
+    y = _product("bktgs,bksc->bktgc", p, cut(v, 2))
+    return w * o + y, most, w * l + _halved(p)
+
+  start = [(C, 0.0), (1, UNSEEN), (1, 0.0)]
+  start = [jnp.full((B, K, T, G, c), x, jnp.float32) for c, x in start]
+  parts = jax.lax.fori_loop(0, used, block, tuple(start))
+  return [a.swapaxes(1, 2) for a in parts]
+
+
 def _chunk(q, k, v, mask):
   """The same over the chunk's own keys, block by block: none sees a later."""
   T = q.shape[1]
@@ -286,6 +315,16 @@ def _scores(equation, q, k):
   ) * (q.shape[-1] ** -0.5)
 
 
+def _product(equation, p, v):
+  return jnp.einsum(
+    equation,
+    p.astype(v.dtype),
+    v,
+    precision=_exact(v),
+    preferred_element_type=jnp.float32,
+  )
+
+
 def _parts(equation, x, mask, v, axis: int):
   """(o, m, l) of all blocks, which lie on `axis`, merged into one part."""
   x = jnp.where(mask, x, UNSEEN)
@@ -293,13 +332,7 @@ def _parts(equation, x, mask, v, axis: int):
   m = jax.lax.stop_gradient(x.max(-1, keepdims=True))
   p = jnp.exp(x - m)
   l = _halved(p)
-  o = jnp.einsum(
-    equation,
-    p.astype(v.dtype),
-    v,
-    precision=_exact(v),
-    preferred_element_type=jnp.float32,
-  )
+  o = _product(equation, p, v)
   most = m.max(axis, keepdims=True)
   w = jnp.exp(m - most)
   # Sums of blocks merged into the product or into multiply-adds would round
