@@ -10,9 +10,10 @@ batch is the same for all, and `replay` takes its rows out of it (`within`);
 `replay_appended` adds them, as it does by default, beside the rule of thumb
 that an update costs as much more as the batch grows. Other methods run at
 their defaults, those of the replay family with rows appended. With adapters
-`online_ewc` reads a Fisher information as large as the matrices that they
-change, at every update, however few its tokens are; `online_ewc_factors` is its
-other form.
+`online_ewc` keeps a Fisher information of products by the sums of its rows and
+columns; `online_ewc_full` reads the whole, as large as the matrices that they
+change, at every update, however few its tokens are; `online_ewc_factors` is the
+third form.
 
 Blocks of updates of the method and of `sequential` take turns, and the median
 ratio of neighbours is given: a machine that is busy with something else slows
@@ -45,6 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], float | None]] = {
   "replay": ("replay", {"mode": "within"}, None),
   "replay_appended": ("replay", {"ratio": 0.2}, 1.2),
   "replay_appended_half": ("replay", {"ratio": 0.5}, 1.5),
+  "online_ewc_full": ("online_ewc", {"lora": "product_full"}, None),
   "online_ewc_factors": ("online_ewc", {"lora": "factors"}, None),
 }
 

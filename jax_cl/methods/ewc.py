@@ -51,7 +51,7 @@ def make(
   def init(p, n_stages, key):
     bank = lambda x: jnp.zeros((n_stages, *x.shape), x.dtype)
     return {
-      "fisher": jax.tree.map(bank, space.product(p)),
+      "fisher": jax.tree.map(bank, space.zeros(p)),
       "anchor": jax.tree.map(bank, p),
     }
 
@@ -64,7 +64,8 @@ def make(
   def end(obj, cl, p, batches, stage, key):
     k_rows, key = jax.random.split(key)
     rows = _quadratic.by_lot(batches, samples, k_rows)
-    return consolidate(cl, p, estimate(*space.at(obj, p), rows, key), stage), p
+    F = space.pack(estimate(*space.at(obj, p), rows, key))
+    return consolidate(cl, p, F, stage), p
 
   def report(cl, buffer):
     total = jax.tree.map(lambda f: jnp.sum(f, axis=0), cl["fisher"])
@@ -83,7 +84,15 @@ def consolidate(cl, p, F, stage):
 
 def capped(bank, lr: float, lam: float):
   """F_k, all shrunk alike where lr * lam * sum_k F_k exceeds 1."""
-  total = jax.tree.map(lambda f: jnp.sum(f, axis=0), bank)
-  most = _quadratic.cap(total, lr, lam)
-  share = lambda m, t: m / jnp.maximum(t, 1e-30)
-  return jax.tree.map(lambda f, m, t: f * share(m, t)[None], bank, most, total)
+  most = 1 / max(lr * lam, 1e-30)
+
+  def node(f):
+    outer = isinstance(f, _quadratic.Outer)
+    total = jnp.sum(f.max if outer else f, axis=0)  # of maxima: a bound
+    share = jnp.minimum(total, most) / jnp.maximum(total, 1e-30)
+    share = jnp.broadcast_to(share, (stages(f), *share.shape))
+    return _quadratic.shrunk(f, share) if outer else f * share
+
+  stages = lambda f: jax.tree.leaves(f)[0].shape[0]
+  is_outer = lambda f: isinstance(f, _quadratic.Outer)
+  return jax.tree.map(node, bank, is_leaf=is_outer)

@@ -7,8 +7,8 @@ f are the logits. No label is read, so any rows of the stage will do.
 
 Aljundi et al. 2018, https://arxiv.org/abs/1711.09601, eqs. 2 to 4.
 
-On LoRA factors Omega and the distance are those of the product (`_adapters`);
-`lora="factors"` takes A and B as any other weights.
+On LoRA factors Omega and the distance are those of the product (`lora` is
+`online_ewc`'s option).
 
 Deviations: options that are not legal (logit -1e9) are left out of the norm, as
 are all but the largest where the learner gives no others (`agent.top_k`), and
@@ -43,7 +43,7 @@ def make(
     )
 
   def init(p, n_stages, key):
-    zeros = jax.tree.map(jnp.zeros_like, space.product(p))
+    zeros = space.zeros(p)
     return {"importance": zeros, "anchor": tree.zeros_like(p)}
 
   def pull(obj, cl, p, batch, stage, key):
@@ -53,7 +53,7 @@ def make(
 
   def end(obj, cl, p, batches, stage, key):
     rows = _quadratic.by_lot(batches, samples, key)
-    gain = sensitivity(*space.at(obj, p), rows)
+    gain = space.pack(sensitivity(*space.at(obj, p), rows))
     Omega = tree.axpy(1.0, cl["importance"], gain)
     return {"importance": Omega, "anchor": p}, p
 

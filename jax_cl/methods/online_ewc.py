@@ -14,8 +14,10 @@ lambda_k after k stages: `constant` lam, `linear` lam k, `adaptive` lam sqrt(k).
 (`losses.fisher`), which differ in size, so lam does not travel between them.
 
 On LoRA factors F and the distance are those of the product A B, which alone
-acts (`_adapters`): F is as large as the full matrices. `lora="factors"` takes
-A and B as any other weights; it is small, and depends on how A B is split.
+acts (`_adapters`); of each F are kept the sums of rows and of columns.
+`lora="product_full"` keeps all of it, as large as the full matrices;
+`lora="factors"` takes A and B as any other weights, and depends on how A B is
+split.
 
 Deviations: F is capped so that lr * lambda_k * F <= 1, beyond which gradient
 descent on the penalty diverges; with Adam, and on a product, the cap is only a
@@ -67,7 +69,7 @@ def make(
 
   def init(p, n_stages, key):
     return {
-      "fisher": jax.tree.map(jnp.zeros_like, space.product(p)),
+      "fisher": space.zeros(p),
       "anchor": tree.zeros_like(p),
       "stages": jnp.float32(0),
     }
@@ -81,7 +83,8 @@ def make(
   def end(obj, cl, p, batches, stage, key):
     k_rows, key = jax.random.split(key)
     rows = _quadratic.by_lot(batches, samples, k_rows)
-    return consolidate(cl, p, estimate(*space.at(obj, p), rows, key), gamma), p
+    F = space.pack(estimate(*space.at(obj, p), rows, key))
+    return consolidate(cl, p, F, gamma), p
 
   def report(cl, buffer):
     known = _quadratic.report(cl["fisher"], "fisher")

@@ -7,7 +7,7 @@ import pytest
 import softmax
 
 from jax_cl.losses import fisher, policy
-from jax_cl.methods import _adapters, mas, online_ewc
+from jax_cl.methods import _adapters, _quadratic, ewc, mas, online_ewc
 
 SCALE = 2.0  # alpha / r of the layer, which methods do not know
 BASE = jax.random.normal(jax.random.key(9), (3, 4))
@@ -83,7 +83,10 @@ def test_the_gradient_of_a_shift_is_that_of_the_whole_kernel():
   np.testing.assert_allclose(got["layer"]["lora_ab"], want, rtol=1e-4)
 
 
-@pytest.mark.parametrize("form, same", [("product", True), ("factors", False)])
+@pytest.mark.parametrize(
+  "form, same",
+  [("product", True), ("product_full", True), ("factors", False)],
+)
 def test_only_the_product_does_not_depend_on_the_gauge(form, same):
   """EWC's and MAS's penalty after one stage, at a policy told in two ways."""
   obj, batch = objective(), softmax.rows(X)
@@ -91,6 +94,7 @@ def test_only_the_product_does_not_depend_on_the_gauge(form, same):
   key = jax.random.key(0)
   for method in (
     online_ewc.make(lr=0.0, fisher="exact", samples=5, lora=form),
+    ewc.make(lr=0.0, fisher="exact", samples=5, lora=form),
     mas.make(lr=0.0, lam=1.0, samples=5, lora=form),
   ):
     values = []
@@ -103,6 +107,61 @@ def test_only_the_product_does_not_depend_on_the_gauge(form, same):
       values.append(float(term(obj, cl, turn(moved), batch, 1, key)))
     assert values[0] > 1e-3
     assert (abs(values[0] / values[1] - 1) < 1e-3) == same
+
+
+def importances(f):
+  """f [3, 4] as an importance of the factors' product."""
+  return {"layer": {"kernel": None, "lora_ab": f}, "bias": jnp.ones(4)}
+
+
+def test_rank_one_importance_is_kept_whole_by_its_sums():
+  u, v = jnp.array([1.0, 0.0, 3.0]), jnp.array([2.0, 1.0, 0.5, 4.0])
+  full = importances(jnp.outer(u, v))
+  packed = _adapters.marginals(full)
+  p, then = turned(factors()), factors()
+  then["layer"]["lora_a"] = then["layer"]["lora_a"] + 0.3
+  then["bias"] = then["bias"] + 1.0
+  want = _quadratic.pull(full, _adapters.product(then), _adapters.product(p))
+  lazy = _adapters.factored
+  got = jax.jit(_quadratic.pull)(packed, lazy(then), lazy(p))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert _quadratic.pull(packed, lazy(p), lazy(p)) == 0
+  assert _quadratic.report(packed, "F") == pytest.approx(
+    {"F_trace": 4 * 7.5 + 4, "F_max": 12.0}
+  )
+
+
+def test_other_importance_keeps_its_sums_and_adds_up():
+  f = jax.random.uniform(jax.random.key(5), (2, 3, 4))  # of two stages
+  one, two = (_adapters.marginals(importances(x)) for x in f)
+  both = jax.tree.map(jnp.add, one, two)["layer"]["lora_ab"]
+  u, v = both.vectors
+  np.testing.assert_allclose(jnp.outer(u, v).sum(1), f.sum((0, 2)), rtol=1e-5)
+  np.testing.assert_allclose(jnp.outer(u, v).sum(0), f.sum((0, 1)), rtol=1e-5)
+
+
+def test_what_no_stage_has_learned_pulls_nothing():
+  p, then = factors(), turned(factors())
+  for name, space in _adapters.SPACES.items():
+    zeros = space.zeros(p)
+    assert not any(x.any() for x in jax.tree.leaves(zeros)), name
+    there = space.product(jax.tree.map(lambda x: x + 1, then))
+    assert _quadratic.pull(zeros, there, space.product(p)) == 0
+
+
+def test_the_cap_bounds_the_largest_entry_of_each_matrix():
+  u, v = (
+    jnp.array([[1.0, 2.0], [1.0, 0.1]]),
+    jnp.array([[3.0, 1.0], [1.0, 1.0]]),
+  )
+  f = _quadratic.Outer(
+    u * v.sum(-1, keepdims=True), v * u.sum(-1, keepdims=True)
+  )
+  np.testing.assert_allclose(f.max, [6.0, 1.0])
+  capped = _quadratic.cap({"w": f}, lr=0.5, curvature=1.0)["w"]
+  np.testing.assert_allclose(capped.max, [2.0, 1.0], rtol=1e-6)
+  bank = ewc.capped({"w": f}, lr=0.5, lam=1.0)["w"]  # of two stages: 6 + 1 > 2
+  np.testing.assert_allclose(bank.max, [12 / 7, 2 / 7], rtol=1e-6)
 
 
 def test_a_tree_without_factors_is_its_own_weight_space():
