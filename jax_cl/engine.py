@@ -322,7 +322,7 @@ class Engine:
 
   def _support(self) -> np.ndarray:
     """uint32[slots, W]: what each row may say next; all, without a guide."""
-    words = -(-self.policy.config.vocab // 32)
+    words = generate.words(self.policy.config.vocab)
     out = np.full((len(self._rows), words), 2**32 - 1, np.uint32)
     for i, row in enumerate(self._rows):
       if row is not None and row.left > 0 and row.guide is not None:

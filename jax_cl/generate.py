@@ -172,6 +172,11 @@ def keep(
   return z_BV >= jnp.take_along_axis(z, last, axis=1)
 
 
+def words(vocab: int) -> int:
+  """How many a packed support has."""
+  return -(-vocab // 32)
+
+
 def allowed(
   support: UInt32[Array, "*rows W"], vocab: int
 ) -> Bool[Array, "*rows V"]:

@@ -259,7 +259,7 @@ def make(
   row = ((length,), np.int32)
   spec: dict[str, Any] = {"tokens": row, "positions": row, "segments": row}
   if supports:
-    spec["support"] = (supports, words(model.config.vocab)), np.uint32
+    spec["support"] = (supports, generate.words(model.config.vocab)), np.uint32
   return Agent(
     init=init,
     objective=objective,
@@ -303,11 +303,6 @@ def rows(
     "mask": mask[:, 1:] * real[:, 1:],
     "logp_old": np.where(mask[:, 1:] > 0, logp[:, 1:], 0.0).astype(np.float32),
   }
-
-
-def words(vocab: int) -> int:
-  """Of a packed support."""
-  return -(-vocab // 32)
 
 
 def with_supports(

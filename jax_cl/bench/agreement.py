@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cl import engine, tree
+from jax_cl import engine, names, tree
 from jax_cl.agents import llm
 from jax_cl.losses import grpo
 from jax_cl.policies import base, weights
@@ -56,10 +56,10 @@ def run(
   `models` are names or folders that `policies.weights` reads; "tiny" and
   "new:NAME" have random weights, whose logits are flatter than a trained one's.
   """
-  split = lambda x: x.split(",") if isinstance(x, str) else x
   sizes = Sizes(conversations, prefix, turns, read, sampled)
-  for model in split(models):
-    for dtype in split(dtypes):
+  dtypes = names.several("dtype", dtypes, DTYPES)
+  for model in models.split(",") if isinstance(models, str) else models:
+    for dtype in dtypes:
       policy, params = weights.load(model, dtype=dtype)
       yield {"model": model, "dtype": dtype, **gaps(policy, params, sizes)}
 
