@@ -15,8 +15,9 @@ A-GEM and DER++ read their memory beside the batch, as their papers do.
   --config=configs/compare_methods.py:spaces     action spaces domain and seen
   --config=configs/compare_methods.py:appended   replayed rows beside the batch
 
-`tune` is one order and one seed. Highest there on val, by average_performance,
-is what `CHOSEN` holds (of equals the first); test is not looked at. Two CPU
+`tune` is one order and one seed (`--seeds=1 --split=val`). Highest there, by
+average_performance, is what `CHOSEN` holds (of equals the first); test is not
+looked at. Two CPU
 cores, about 35 s a run. Measured on val, seed 0, setting by setting:
 replay_20 .62 .60 .54 .22 (the last with `surprise`), replay_50 .58 .56 .62 .18,
 adaptive_replay .64 .64 .62 .62, online_ewc .64 .62 .64 .62, agem .60 .58 .58

@@ -20,6 +20,8 @@ transfer_vs_independent and forward_transfer_auc.
 since these share what is compiled.
 `--repeat_aa` runs the first method once more with other seeds: how far apart
 two equal methods come out is the noise of every other difference.
+`--split=val` compares on what settings are chosen by, and shows nothing of
+test; the same command with test goes on from the same runs.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ from jax_cl.reports import tables
 
 Order = tuple[str, ...]
 Run = Callable[[ConfigDict, pathlib.Path], Mapping[str, Any]]
+SPLITS = ("test", "val")
 AA_SEED = 1000  # added to the seeds of the A/A repeat
 
 
@@ -86,6 +89,7 @@ def compare(
   repeat_aa: bool = False,
   command: str = "",
   workers: int = 1,
+  split: str = "test",
   run: Run | None = None,
 ) -> dict[str, Any]:
   """Runs the grid and returns what `compare.json` holds (`summary`).
@@ -94,10 +98,17 @@ def compare(
   interrupted one is balanced; with `workers`, a process takes all of them.
   """
   check_methods(methods, variants(config))
+  names.check("split", split, SPLITS)
   workdir = pathlib.Path(workdir)
   cells = grid(
     methods, parse_orders(config, orders), seeds, baselines, repeat_aa
   )
+  for cell in cells if split == "val" else ():
+    if config_of(config, cell, baselines).eval.val_trials < 1:
+      raise ValueError(
+        f"{cell.method} does not read val (eval.val_trials is 0): raise it, or "
+        "compare with --split=test"
+      )
   if workers == 1:
     failures = _runs(config, cells, workdir, baselines, run)
   else:
@@ -108,7 +119,7 @@ def compare(
       "no run finished: "
       + "; ".join(f"{f['run']}: {f['error']}" for f in failures)
     )
-  found = summary(workdir, done, methods, baselines, failures, command)
+  found = summary(workdir, done, methods, baselines, failures, command, split)
   logs.write_json(workdir / "compare.json", found)
   reports.write_comparison(found, workdir)
   return found
@@ -295,10 +306,10 @@ def summary(
   baselines: Sequence[str] = (),
   failures: Sequence[Mapping[str, str]] = (),
   command: str = "",
+  split: str = "test",
   resamples: int = 2000,
 ) -> dict[str, Any]:
   """Everything of `compare.json`, from the raw logs of finished runs."""
-  split = "test"
   by_method: dict[str, dict[tuple[Order, int], dict[str, Any]]] = {}
   for cell in cells:
     found = json.loads((workdir / cell.folder / "results.json").read_text())
@@ -338,7 +349,7 @@ def summary(
       "aa": f"{methods[0]} (A/A)" in ranked,
       "protocol": one.get("protocol"),
       "published": _published(workdir / cells[0].folder),
-      "methods": {k: _method(v, resamples) for k, v in ranked.items()},
+      "methods": {k: _method(v, split, resamples) for k, v in ranked.items()},
       "told": told,
       "differences": _differences(alike, methods[0], resamples),
       "references": {k: _average(v) for k, v in fixed.items()},
@@ -373,7 +384,7 @@ def _final(j: int):
   return lambda matrix, own: matrix[..., -1, j]
 
 
-def _method(runs, resamples) -> dict[str, Any]:
+def _method(runs, split, resamples) -> dict[str, Any]:
   def estimates(key: str, some) -> dict[str, Any]:
     panels = [r[key] for r in runs.values()]
     found = metrics.bootstraps(panels, some, n=resamples)
@@ -393,7 +404,7 @@ def _method(runs, resamples) -> dict[str, Any]:
         "order": "-".join(r["cell"].order) or "config",
         "seed": r["cell"].seed,
         "workdir": r["cell"].folder,
-        "metrics": r["results"]["test"]["metrics"],
+        "metrics": r["results"][split]["metrics"],
       }
       for r in runs.values()
     ],
@@ -542,6 +553,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
   parser.add_argument("--baselines", type=listed, default=[])
   parser.add_argument("--repeat_aa", action="store_true")
   parser.add_argument("--workers", type=int, default=1)
+  parser.add_argument("--split", default="test")
   parser.add_argument("--workdir")
   options, rest = parser.parse_known_args(argv)
   own = [a.option_strings[-1] for a in parser._actions]
@@ -584,6 +596,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     baselines=options.baselines,
     repeat_aa=options.repeat_aa,
     workers=options.workers,
+    split=options.split,
     command=" ".join(["python -m jax_cl.compare", *argv]),
   )
   print_summary(found, options.workdir)

@@ -40,6 +40,8 @@ RULES: tuple[Rule, ...] = (
   (r"layers/(attn/[qkv]|mlp/(gate|up))/bias", (None, "tensor")),
   (r"layers/.*/lora_a", (None, "fsdp", None)),
   (r"layers/.*/lora_b", (None, None, "tensor")),
+  # The importance of their product (`methods._adapters`), entry by entry.
+  (r"layers/.*/lora_ab", (None, "fsdp", "tensor")),
   (r"embed/embedding", ("tensor", "fsdp")),
   (r"head/kernel", ("fsdp", "tensor")),
 )

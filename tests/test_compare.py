@@ -130,6 +130,25 @@ def test_the_whole_grid(config, tmp_path):
     assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_settings_are_compared_on_val_alone(config, tmp_path):
+  found = {}
+  for split in ("val", "test"):  # the second goes on from the same runs
+    out = compare.compare(
+      config, ["sequential", "replay"], range(2), tmp_path, split=split,
+      run=(fake := Fake()),
+    )  # fmt: skip
+    assert bool(fake.asked) == (split == "val")
+    assert out["split"] == out["curves_split"] == split
+    found[split] = out["methods"]["replay"]
+  for split, method in found.items():
+    for told in method["runs"]:
+      results = json.loads(
+        (tmp_path / told["workdir"] / "results.json").read_text()
+      )
+      assert told["metrics"] == results[split]["metrics"]
+  assert found["val"]["metrics"] != found["test"]["metrics"]
+
+
 def test_variants_of_a_config_stand_beside_methods(config, tmp_path):
   half = {"cl": {"name": "replay", "args": {"replay": {"ratio": 0.5}}}}
   config.variants = {"half": half}
@@ -240,6 +259,11 @@ def test_orders(config):
     (["--methods=replay", "--config.cl.nam=x"], "did you mean 'name'"),
     (["--methods=replay", "--seeds=0"], "must be 1 or more"),
     (["--methods=replay", "--orders=latin"], "no domains"),
+    (["--methods=replay", "--split=vall"], "did you mean 'val'"),
+    (
+      ["--methods=replay", "--split=val", "--config.eval.val_trials=0"],
+      "replay does not read val",
+    ),
     (["--methods=replay", "--seeds=x"], "invalid int value: 'x'"),
   ],
 )
@@ -276,12 +300,14 @@ def test_options_reach_the_grid(tmp_path, monkeypatch):
   monkeypatch.setattr(compare, "compare", grid)
   monkeypatch.setattr(compare, "share_compiles", lambda folder: None)
   argv = ["--config=configs/blobs.py", f"--workdir={tmp_path}", "--workers=3"]
+  argv.append("--split=val")
   with pytest.raises(ValueError, match="seen"):
     compare.main([*argv, "--methods=replay", "--orders=latin", "--repeat_aa"])
   command = asked.pop("command")
   assert command.startswith("python -m jax_cl.compare --config=configs/blobs")
   assert asked == {
     "orders": "latin", "baselines": [], "repeat_aa": True, "workers": 3,
+    "split": "val",
   }  # fmt: skip
 
 
