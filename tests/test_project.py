@@ -1,5 +1,6 @@
 """What the project says of itself is so: commands, pins, map, configs."""
 
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -10,11 +11,18 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from jax_cl import build
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROSE = "\n".join(
   (ROOT / name).read_text()
-  for name in ("README.md", "CONTRIBUTING.md", "docs/guide.md")
+  for name in (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/guide.md",
+    "docs/launch.md",
+  )
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONFIGS = sorted(
@@ -57,8 +65,29 @@ def test_paths_in_the_documents_exist_unless_they_are_planned():
     for path in re.findall(
       r"\b(?:jax_cl|configs|notebooks|tests|tools)/[\w/.]+\w", line
     ):
-      if not re.search(r"/x\.py$|/test_x\.py$", path):
+      if not re.search(r"/(x|test_x|NAME)\.py$", path):
         assert (ROOT / path).exists(), f"{path} in: {line}"
+
+
+def test_config_keys_in_the_documents_are_keys_of_a_config():
+  sections = "agent|stream|eval|train|optim|cl"
+  pattern = rf"(?<![\w./])((?:{sections})\.[a-z_]\w*(?:\.[a-z_]\w*)*)(?![\w/(])"
+  named = {k for k in re.findall(pattern, PROSE) if not k.endswith(".py")}
+  assert {"eval.kl_rows", "agent.args.lora_rank"} <= named
+  known = {"cl.args.x.strength"}  # CONTRIBUTING's example
+  for method, options in build.method_options().items():
+    known |= {f"cl.args.{method}.{k}" for k in options}
+  for path in CONFIGS:
+    config = importlib.import_module(f"configs.{path.stem}").get_config()
+    known |= set(_keys(config.to_dict()))
+  assert named <= known, sorted(named - known)
+
+
+def _keys(config, before=""):
+  for key, value in config.items():
+    yield before + key
+    if isinstance(value, dict):
+      yield from _keys(value, f"{before}{key}.")
 
 
 def test_every_folder_of_the_package_is_on_the_map():
