@@ -9,7 +9,9 @@ results/grpo_ewc): stage 0 is `grpo_tiny`'s, so GRPO adds +.217 [.083, .358] to
 telecom's val; on test telecom stands at .400, after mock at .450, after airline
 at .325, where `sequential` has .000: forgetting .063 [.025, .113] against .200
 [.125, .275]. Mock and airline are not learned (.000; doing nothing earns .30 on
-airline). The strength is the method's default, not one that was chosen on val.
+airline). With replay it is .175 and .075, forgetting .163 [.087, .238]
+(results/grpo_replay). Strength and ratio are the methods' defaults, not chosen
+on val.
 Adapters alone: --config.agent.args.lora_rank=8.
 """
 

@@ -32,7 +32,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RAW = "episodes.jsonl"
 # What the README shows first; any others follow by name.
-ORDER = ("methods", "spaces", "appended", "joint", "grpo_tiny", "control")
+ORDER = (
+  "methods",
+  "spaces",
+  "appended",
+  "joint",
+  "grpo_tiny",
+  "grpo_ewc",
+  "grpo_replay",
+  "control",
+)
 
 
 def keep(
