@@ -367,8 +367,9 @@ def make(
     domains, curriculum, rounds, solo, pool, train_split, data_dir,
       max_tasks_per_domain: see `tasks.stream.make`.
     tools: the action space: the episode's "domain", those "seen" so far, "all".
-    reading: hand-written rules of language (`tasks.language.reading`) tell the scorer
-      what the user seems to want, as features; else it has the LLM's alone.
+    reading: hand-written rules of language (`tasks.language.reading`) tell the
+      scorer what the user seems to want, as features; else it has the LLM's
+      alone.
     clone_steps, pg_steps: updates a domain on its demonstrations, then on its
       own episodes; of `pg_steps` also one number for each domain.
     sampler: order of task batches, see `tasks.stream.batches`.
