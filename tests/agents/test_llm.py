@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_cl import tree
+from jax_cl import generate, tree
 from jax_cl.agents import llm
 from jax_cl.losses import grpo
 from jax_cl.policies import llama
@@ -221,12 +221,12 @@ def test_log_probabilities_are_of_what_was_drawn_from(params):
   """Renormalised over a support, by hand; all tokens where there is none."""
   rows = batch(lengths=(13, 9), adv=(1, -1))
   V = MODEL.config.vocab
-  open_ = np.zeros((10, 32 * llm.words(V)), bool)  # ten sampled tokens
+  open_ = np.zeros((10, 32 * generate.words(V)), bool)  # ten sampled tokens
   said = rows.action[0][rows.mask[0] > 0]
   open_[np.arange(10), said] = True
   open_[:, 5:20] = True
   packed = np.packbits(open_, axis=1, bitorder="little").view(np.uint32)
-  shape = (10, llm.words(V))
+  shape = (10, generate.words(V))
   with_ = llm.with_supports(
     {"obs": rows.obs, "mask": rows.mask}, [packed, ()], shape
   )
