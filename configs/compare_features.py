@@ -15,7 +15,7 @@ be seen here; the quickstart reads them because that is what it is to study.
 
 from ml_collections.config_dict import placeholder
 
-from configs import quickstart
+from configs import compare_methods
 
 ARGS = {  # of the embedder `smollm2`
   "layer_8": {},  # the quickstart's: the mean over tokens
@@ -26,12 +26,9 @@ ARGS = {  # of the embedder `smollm2`
 
 
 def get_config():
-  config = quickstart.get_config()
+  config = compare_methods.short()
   config.stream.curriculum = "joint"
-  config.stream.clone_steps, config.optim.lr = 400, 0.02
-  config.stream.pg_steps = 3
   config.stream.embedder_args = placeholder(dict)
-  config.train.save_interval = 1000  # at the ends of stages
   config.variants = {"hashed": {"stream": {"embedder": "hashed"}}}
   for name, args in ARGS.items():
     config.variants[name] = {"stream": {"embedder_args": args}}

@@ -93,12 +93,13 @@ def factored(p: PyTree) -> PyTree:
 def marginals(importance: PyTree) -> PyTree:
   """An importance of `product(p)`, that of each product by its sums alone."""
 
+  is_product = lambda x: isinstance(x, dict) and AB in x
+
   def node(x):
-    if not (isinstance(x, dict) and AB in x):
+    if not is_product(x):
       return x
     return {**x, AB: Outer(x[AB].sum(-1), x[AB].sum(-2))}
 
-  is_product = lambda x: isinstance(x, dict) and AB in x
   return jax.tree.map(node, importance, is_leaf=is_product)
 
 

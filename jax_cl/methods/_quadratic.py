@@ -42,7 +42,7 @@ class Factors(NamedTuple):
   b: Any  # [..., r, out]
 
 
-def _outer(x) -> bool:
+def is_outer(x) -> bool:
   return isinstance(x, Outer)
 
 
@@ -53,7 +53,7 @@ def pull(importance: PyTree, anchor: PyTree, p: PyTree):
   """
 
   def term(f, then, now):
-    if not _outer(f):
+    if not is_outer(f):
       return f * (now - then) ** 2
     # now - then = L R, of rank 2r: sum_ij u_i v_j (L R)_ij^2 is a trace.
     u, v = f.vectors
@@ -62,7 +62,7 @@ def pull(importance: PyTree, anchor: PyTree, p: PyTree):
     left = jnp.einsum("...i,...ik,...il->...kl", u, L, L)
     return left * jnp.einsum("...j,...kj,...lj->...kl", v, R, R)
 
-  gap = jax.tree.map(term, importance, anchor, p, is_leaf=_outer)
+  gap = jax.tree.map(term, importance, anchor, p, is_leaf=is_outer)
   return sum(jnp.sum(x) for x in jax.tree.leaves(gap))
 
 
@@ -76,11 +76,11 @@ def cap(importance: PyTree, lr: float, curvature) -> PyTree:
   most = 1 / jnp.maximum(lr * curvature, 1e-30)
 
   def node(f):
-    if not _outer(f):
+    if not is_outer(f):
       return jnp.minimum(f, most)
     return shrunk(f, jnp.minimum(1.0, most / jnp.maximum(f.max, 1e-30)))
 
-  return jax.tree.map(node, importance, is_leaf=_outer)
+  return jax.tree.map(node, importance, is_leaf=is_outer)
 
 
 def shrunk(f: Outer, share) -> Outer:
@@ -99,9 +99,9 @@ def by_lot(batches: Batch, n: int, key) -> Batch:
 
 def report(importance: PyTree, name: str = "importance") -> dict[str, Any]:
   """Sum and maximum, which tell how stiff the weights have become."""
-  leaves = jax.tree.leaves(importance, is_leaf=_outer)
-  total = lambda f: jnp.sum(f.cols if _outer(f) else f)
-  most = lambda f: jnp.max(f.max if _outer(f) else f)
+  leaves = jax.tree.leaves(importance, is_leaf=is_outer)
+  total = lambda f: jnp.sum(f.cols if is_outer(f) else f)
+  most = lambda f: jnp.max(f.max if is_outer(f) else f)
   return {
     f"{name}_trace": sum(total(f) for f in leaves),
     f"{name}_max": jnp.max(jnp.stack([most(f) for f in leaves])),

@@ -84,15 +84,11 @@ def consolidate(cl, p, F, stage):
 
 def capped(bank, lr: float, lam: float):
   """F_k, all shrunk alike where lr * lam * sum_k F_k exceeds 1."""
-  most = 1 / max(lr * lam, 1e-30)
 
   def node(f):
-    outer = isinstance(f, _quadratic.Outer)
+    outer = _quadratic.is_outer(f)
     total = jnp.sum(f.max if outer else f, axis=0)  # of maxima: a bound
-    share = jnp.minimum(total, most) / jnp.maximum(total, 1e-30)
-    share = jnp.broadcast_to(share, (stages(f), *share.shape))
-    return _quadratic.shrunk(f, share) if outer else f * share
+    share = _quadratic.cap(total, lr, lam) / jnp.maximum(total, 1e-30)
+    return _quadratic.shrunk(f, share[None]) if outer else f * share[None]
 
-  stages = lambda f: jax.tree.leaves(f)[0].shape[0]
-  is_outer = lambda f: isinstance(f, _quadratic.Outer)
-  return jax.tree.map(node, bank, is_leaf=is_outer)
+  return jax.tree.map(node, bank, is_leaf=_quadratic.is_outer)

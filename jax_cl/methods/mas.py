@@ -43,8 +43,7 @@ def make(
     )
 
   def init(p, n_stages, key):
-    zeros = space.zeros(p)
-    return {"importance": zeros, "anchor": tree.zeros_like(p)}
+    return {"importance": space.zeros(p), "anchor": tree.zeros_like(p)}
 
   def pull(obj, cl, p, batch, stage, key):
     Omega = _quadratic.cap(cl["importance"], lr, 2 * lam)
