@@ -27,17 +27,12 @@ test; the same command with test goes on from the same runs.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import functools
 import itertools
 import json
 import math
-import multiprocessing
-import multiprocessing.connection
-import os
 import pathlib
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,6 +46,7 @@ from jax_cl import (
   logs,
   metrics,
   names,
+  processes,
   reports,
   shell,
   train,
@@ -162,34 +158,12 @@ def _parallel(config, cells, workdir, baselines, run, workers: int):
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.use_progress_bar = False  # bars of two processes would mix
-  with processes(workers, workdir / "compiled") as pool:
+  with processes.pool(workers, share_compiles, workdir / "compiled") as pool:
     jobs = [
       pool.submit(_runs, config, some, workdir, baselines, run)
       for some in alike.values()
     ]
     return [failure for job in jobs for failure in job.result()]
-
-
-def processes(workers: int, compiled: pathlib.Path):
-  """A pool whose processes share compiled programs and end with this one."""
-  return concurrent.futures.ProcessPoolExecutor(
-    workers,
-    multiprocessing.get_context("spawn"),
-    initializer=_begin,
-    initargs=(compiled,),
-  )
-
-
-def _begin(compiled: pathlib.Path) -> None:
-  share_compiles(compiled)
-  parent = multiprocessing.parent_process()
-  assert parent is not None
-
-  def watch():  # a killed parent tells nobody, and its workers would run on
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
 
 
 # -------------------------------------------------------------------- the grid

@@ -6,11 +6,7 @@ runs the real thing on two tiny runs.
 """
 
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import fake_runs
 import numpy as np
@@ -351,27 +347,3 @@ def test_the_real_thing(tmp_path, capsys, monkeypatch):
   assert first["runs"][0]["metrics"] != second["runs"][0]["metrics"]
   assert compare.main(argv) == 0
   assert capsys.readouterr().out.count("finished before") == 2
-
-
-KILLED = """
-import os, pathlib, signal, sys, time
-from jax_cl import compare
-if __name__ == "__main__":
-  with compare.processes(2, pathlib.Path(sys.argv[1])) as pool:
-    pool.submit(print, "at work", flush=True).result()
-    pool.submit(time.sleep, 600)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_workers_end_with_a_killed_comparison(tmp_path):
-  """They hold the pipe that is read here: it ends when the last of them has."""
-  script = tmp_path / "killed.py"
-  script.write_text(KILLED)
-  done = subprocess.run(
-    [sys.executable, str(script), str(tmp_path)],
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200,
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
-  )  # fmt: skip
-  assert done.returncode == -signal.SIGKILL
-  assert "at work" in done.stdout

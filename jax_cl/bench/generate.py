@@ -16,9 +16,7 @@ caches that each step reads, which are the same for both.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_cl import engine, generate, names
+from jax_cl import engine, generate, names, processes
 from jax_cl.policies import base, hub, llama, slots, tiny
 
 WHATS = ("prefill", "decode", "multi_turn")
@@ -94,8 +92,7 @@ def _kinds(whats: Sequence[str]):
 
 def _apart(f, shape: str, sizes: Sizes) -> dict[str, float]:
   """f in a fresh process, so that neither side's threads or memory count."""
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+  with processes.pool(1) as pool:
     return pool.submit(f, shape, sizes).result()
 
 
