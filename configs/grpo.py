@@ -29,6 +29,7 @@ def get_config():
     "greedy": True,  # at evaluation
     "slots": 16,  # conversations sampled at a time
     "decode_steps": 16,  # tokens sampled at a time
+    "env_workers": 0,  # processes that step environments; 0: this one does
     "max_turns": 60,
     "user": "scripted",
     "user_args": {},

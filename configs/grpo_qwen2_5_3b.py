@@ -43,6 +43,7 @@ def get_config(weights: str = "full"):
   config.stream.tasks_per_step = 16
   config.stream.group = 4
   config.stream.slots = 32
+  config.stream.env_workers = 8
   config.stream.greedy = False
   config.cl.name = "replay"
   config.cl.args.replay.kind = "replay_env"

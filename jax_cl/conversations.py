@@ -1,23 +1,23 @@
 """Episodes of an LLM: environments in turn with an engine's slots.
 
-Environments step in this process: an episode's dialogue and tools take about a
-millisecond, an answer's tokens tens of them. Draws are keyed by a job's seed
-and the token's place, so that an episode does not depend on which others run
-beside it.
+While environments answer, the engine decodes for the others, and waits only
+where no conversation has an answer to give. Draws are keyed by a job's seed and
+the token's place, so that an episode does not depend on which others run beside
+it, nor on whose environment answers first.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_cl import chat as chat_lib
 from jax_cl import engine as engine_lib
 from jax_cl import guides
-from jax_cl.tasks import env as env_lib
-from jax_cl.types import Episode, TaskSpec, Turn, User, Verdict
+from jax_cl.tasks import workers
+from jax_cl.types import Episode, TaskSpec, Turn
 
 Grammars = Mapping[str, guides.Grammar]
 
@@ -46,26 +46,14 @@ class Done:
 class _Live:
   """An episode under way."""
 
-  def __init__(self, job: Job, prompt: chat_lib.Prompt, make_user, max_turns):
+  def __init__(self, job: Job, prompt: chat_lib.Prompt):
     self.job, self.prompt = job, prompt
-    self.failure = ""
     self.events: collections.Counter[str] = collections.Counter()
     self.info: dict[str, Any] = {}
     self.answers = 0
     self.rows: list[chat_lib.Row] = []
-    self.turns: tuple[Turn, ...] = ()  # not yet shown to the policy
+    self.thought = False  # whether its last answer's is to be stripped
     self.heard = guides.Heard()  # followed where decoding is constrained
-    self.env: env_lib.Env | None = None
-    with self._failing():
-      user: User | None = None if job.spec.solo else make_user()
-      self.env = env_lib.Env(job.spec, user, seed=job.seed, max_turns=max_turns)
-      self.turns = self.env.reset()
-      if self.env.ticket is not None:
-        self.turns = (Turn("user", self.env.ticket), *self.turns)
-
-  @property
-  def over(self) -> bool:
-    return bool(self.failure) or self.env is None or self.env.done
 
   def begin(self, ids: Sequence[int]) -> None:
     """A row of its own: the prompt, and ids that are not sampled in it."""
@@ -78,20 +66,16 @@ class _Live:
     """Ids of the row under way, behind the prompt."""
     return self.rows[-1].ids[len(self.prompt.ids) :]
 
-  def guide(self, grammars: Grammars | None) -> guides.Guide | None:
-    """Of the next answer, once the policy is shown the new turns."""
+  def guide(
+    self, grammars: Grammars | None, turns: Sequence[Turn]
+  ) -> guides.Guide | None:
+    """Of the next answer, once the policy is shown these turns."""
     if grammars is None:
       return None
-    self.heard.hear(self.turns)
+    self.heard.hear(turns)
     return grammars[self.job.spec.domain].guide(self.heard)
 
-  def act(self, turn: Turn) -> None:
-    assert self.env is not None
-    with self._failing():
-      # Its own words come first: they are in the row already.
-      self.turns = self.env.step(turn)[1:]
-
-  def done(self, engine: engine_lib.Engine) -> Done:
+  def done(self, episode: Episode, engine: engine_lib.Engine) -> Done:
     info = {
       **self.job.info,
       "seed": self.job.seed,
@@ -102,32 +86,8 @@ class _Live:
       "weights": {"version": engine.version, "checksum": engine.checksum},
       **self.info,
     }
-    if self.env is not None and not self.failure:
-      with self._failing():
-        return Done(self.env.episode(info=info), tuple(self.rows))
-    turns = self.env.turns if self.env is not None else ()
-    none = Verdict(0.0, {}, (), self.failure)
-    spec, why = self.job.spec, self.failure
-    return Done(Episode(spec, turns, none, "failed", (), info, why), ())
-
-  def _failing(self):
-    return _Failing(self)
-
-
-class _Failing:
-  """A broken user or environment is data: it ends one episode, not a run."""
-
-  def __init__(self, live: _Live):
-    self._live = live
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(self, kind, error, trace) -> bool:
-    if isinstance(error, Exception):
-      self._live.failure = f"{type(error).__name__}: {error}"
-      return True
-    return False
+    rows = () if episode.failure else tuple(self.rows)
+    return Done(dataclasses.replace(episode, info=info), rows)
 
 
 def run(
@@ -135,11 +95,10 @@ def run(
   chat: chat_lib.Chat,
   jobs: Sequence[Job],
   prompts: Mapping[str, chat_lib.Prompt],
-  make_user: Callable[[], User],
+  envs: workers.Environments,
   *,
   sampling: engine_lib.Sampling = engine_lib.Sampling(),
   max_new_tokens: int = 256,
-  max_turns: int = 200,
   grammars: Grammars | None = None,
 ) -> list[Done]:
   """Runs every job; results in the jobs' order.
@@ -147,7 +106,6 @@ def run(
   Args:
     prompts: of each domain.
     max_new_tokens: of an answer; one that is cut does not parse.
-    max_turns: tau2's limit of steps.
     grammars: of each domain, where decoding is constrained.
 
   An answer that is no turn (`chat.EVENTS`), or finds no room in the context
@@ -165,56 +123,55 @@ def run(
   live: dict[int, _Live] = {}
   done: dict[int, Done] = {}
 
-  def open_next() -> None:
-    i = todo.popleft()
-    prompt = prompts[jobs[i].spec.domain]
-    one = _Live(jobs[i], prompt, make_user, max_turns)
-    one.begin([] if one.over else chat.opening(prompt, one.turns))
-    if one.over:
-      done[i] = one.done(engine)
-    else:
-      live[i] = one
-      submit(i)
+  envs.clear()  # of a call that was interrupted
 
-  def submit(i: int) -> None:
-    engine.submit(
-      i,
-      live[i].prompt.ids,
-      live[i].own,
-      seed=jobs[i].seed,
-      sampling=sampling,
-      max_tokens=max_new_tokens,
-      guide=live[i].guide(grammars),
-    )
+  def hear(i: int, seen: workers.Seen) -> None:
+    """What an environment says goes to the engine, or ends the episode."""
+    one = live[i]
+    if seen.episode is not None:
+      if one.rows:
+        engine.close(i)
+      done[i] = live.pop(i).done(seen.episode, engine)
+    elif one.rows and not one.thought:
+      suffix = chat.suffix(seen.turns)
+      one.rows[-1].say(suffix)
+      guide = one.guide(grammars, seen.turns)
+      engine.reply(i, suffix, max_new_tokens, guide)
+    else:
+      if one.rows:
+        engine.close(i)
+        one.begin([*chat.stripped(one.own), *chat.suffix(seen.turns)])
+      else:
+        one.begin(chat.opening(one.prompt, seen.turns))
+      engine.submit(
+        i,
+        one.prompt.ids,
+        one.own,
+        seed=jobs[i].seed,
+        sampling=sampling,
+        max_tokens=max_new_tokens,
+        guide=one.guide(grammars, seen.turns),
+      )
 
   while todo or live:
     while todo and len(live) < engine.slots:
-      open_next()
-    for answer in engine.step() if live else ():
-      i = answer.key
-      one = live[i]
-      thought = _take(chat, one, answer)
-      if one.over:
-        engine.close(i)
-        done[i] = live.pop(i).done(engine)
-        continue
-      suffix = chat.suffix(one.turns)
-      if thought:
-        engine.close(i)
-        one.begin([*chat.stripped(one.own), *suffix])
-        submit(i)
-      else:
-        one.rows[-1].say(suffix)
-        engine.reply(i, suffix, max_new_tokens, one.guide(grammars))
+      i = todo.popleft()
+      live[i] = _Live(jobs[i], prompts[jobs[i].spec.domain])
+      envs.begin(i, jobs[i].spec, jobs[i].seed)
+    for i, seen in envs.ready(wait=not engine.busy):
+      hear(i, seen)
+    for answer in engine.step() if engine.busy else ():
+      envs.act(answer.key, _take(chat, live[answer.key], answer))
   return [done[i] for i in range(len(jobs))]
 
 
-def _take(chat: chat_lib.Chat, one: _Live, answer: engine_lib.Answer) -> bool:
-  """Records an answer and acts on it; whether its thought is to be stripped."""
+def _take(chat: chat_lib.Chat, one: _Live, answer: engine_lib.Answer) -> Turn:
+  """Records an answer; the turn that it is."""
   one.rows[-1].sample(
     answer.ids, answer.logprobs, answer.versions, answer.supports
   )
   one.answers += 1
+  one.thought = chat.thinks(answer.ids)
   call_id = f"call_{one.answers}"
   if answer.reason == "context":
     said = chat_lib.Answer(None, "context", "the context is full")
@@ -225,5 +182,4 @@ def _take(chat: chat_lib.Chat, one: _Live, answer: engine_lib.Answer) -> bool:
     one.info["ended_by"] = said.event
     one.info["detail"] = said.detail
   # A turn without words and calls is what tau2 calls an agent's error.
-  one.act(said.turn or Turn("assistant"))
-  return chat.thinks(answer.ids)
+  return said.turn or Turn("assistant")

@@ -24,8 +24,10 @@ from typing import Any
 from jax_cl import types
 
 CUT = ("metrics.jsonl", "episodes.jsonl", "trajectories.jsonl")
-# May change on resume.
-FREE = ("verbose", "use_progress_bar", "writers", "record")
+# May change on resume: no number depends on them.
+FREE = (
+  "verbose", "use_progress_bar", "writers", "record", "stream.env_workers",
+)  # fmt: skip
 PHASES = ("train", "eval")  # whose conversations may be recorded
 
 
@@ -240,8 +242,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
   if isinstance(old, dict) and isinstance(new, dict):
     if not path:
       old, new = _asked(old), _asked(new)
-    keys = [k for k in {**old, **new} if path or k not in FREE]
     dot = path + "." if path else ""
+    keys = [k for k in {**old, **new} if dot + k not in FREE]
     return [
       text
       for k in keys

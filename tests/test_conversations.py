@@ -6,7 +6,7 @@ import pytest
 
 from jax_cl import chat, conversations, engine
 from jax_cl.policies import tiny
-from jax_cl.tasks import stream
+from jax_cl.tasks import stream, workers
 from jax_cl.types import ToolCall, Turn
 
 TOKENIZER = tiny.tokenizer()
@@ -37,6 +37,10 @@ class Told:
     self.answers = [collections.deque(a) for a in answers]  # by key
     self.slots, self.live, self.heard = slots, {}, []
 
+  @property
+  def busy(self):
+    return any(self.live.values())
+
   def submit(self, key, prefix, ids, *, seed, sampling, max_tokens, guide):
     assert guide is None
     assert key not in self.live and len(self.live) < self.slots
@@ -62,7 +66,7 @@ class Told:
     return out
 
 
-def run(answers, specs=(SPEC,), thinking="keep", make_user=None):
+def run(answers, specs=(SPEC,), thinking="keep", make_user=None, envs=None):
   talk = chat.make(TOKENIZER, "compact", thinking=thinking)
   write = lambda a: (
     talk.answer(a)
@@ -76,7 +80,8 @@ def run(answers, specs=(SPEC,), thinking="keep", make_user=None):
   jobs = [
     conversations.Job(s, seed=i, info={"trial": i}) for i, s in enumerate(specs)
   ]
-  done = conversations.run(told, talk, jobs, prompts, make_user or (lambda: 0))
+  envs = envs or workers.Here(make_user or (lambda: 0), 200)
+  done = conversations.run(told, talk, jobs, prompts, envs)
   assert not told.live  # every slot was given back
   return done, told, talk
 
@@ -172,4 +177,4 @@ def test_a_user_that_breaks_is_no_reward_of_zero():
 def test_a_domain_without_a_prompt_is_refused():
   job = conversations.Job(SPEC, 0)
   with pytest.raises(ValueError, match="no prompt for domain 'mock'"):
-    conversations.run(Told([]), None, [job], {}, lambda: None)
+    conversations.run(Told([]), None, [job], {}, workers.Here(lambda: 0, 200))

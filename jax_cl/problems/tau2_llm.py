@@ -39,6 +39,7 @@ from jax_cl.tasks import (
   reference,
   stream,
   users,
+  workers,
 )
 from jax_cl.tasks import env as env_lib
 
@@ -80,6 +81,7 @@ class Tau2LLM:
     model: LanguageModel,
     driver: engine.Engine,
     make_user: Callable[[], types.User],
+    envs: workers.Environments,
   ):
     self.options, self.stages, self.agent = options, stages, model.agent
     self.domains = tuple(d.name for d in domains)
@@ -89,7 +91,7 @@ class Tau2LLM:
     self.tasks = _tau2.table(domains)
     self._task = {(s.domain, s.task_id): i for i, s in enumerate(self.tasks)}
     self._model, self._chat = model, model.chat
-    self._engine, self._make_user = driver, make_user
+    self._engine, self._envs, self._make_user = driver, envs, make_user
     self._prompts = {
       d.name: model.chat.prompt(*prompt(d, options.prompt)) for d in domains
     }
@@ -305,10 +307,9 @@ class Tau2LLM:
     version = sum(s.steps for s in self.stages[:stage]) + step
     self._engine.swap(tree.join(params, frozen["rest"]), version)
     run = lambda some: conversations.run(
-      self._engine, self._chat, some, self._prompts, self._make_user,
+      self._engine, self._chat, some, self._prompts, self._envs,
       sampling=engine.Sampling(temperature=temperature),
-      max_new_tokens=o.max_new_tokens, max_turns=o.max_turns,
-      grammars=self._grammars,
+      max_new_tokens=o.max_new_tokens, grammars=self._grammars,
     )  # fmt: skip
     done = sharding.share(run, jobs)
     self._engine.release()
@@ -417,6 +418,7 @@ def make(
   greedy: bool = True,
   slots: int = 16,
   decode_steps: int = 16,
+  env_workers: int = 0,
   max_turns: int = 200,
   user: str = "scripted",
   user_args: Mapping[str, Any] | None = None,
@@ -450,6 +452,8 @@ def make(
     slots: conversations that are sampled at a time.
     decode_steps: tokens sampled at a time, about what an answer has: a slot
       that is done earlier waits for the rest.
+    env_workers: processes that step the environments while the device decodes,
+      see `tasks.workers`; 0: this one does, in turn. Not part of the result.
     max_turns: tau2's limit of steps.
     user, user_args: see `tasks.users.make`.
     max_eval_tasks: keeps that many val and test tasks a domain, for quick
@@ -482,6 +486,15 @@ def make(
   )
   found = [_tau2.cut(stream.load(d, **where), max_eval_tasks) for d in domains]
   llm_ = language_model(length=length, **agent.get("args", {}))
+  user_args = dict(user_args or {})
+  make_user = users.make(user, **user_args)
+  if env_workers < 0:
+    raise ValueError(f"stream.env_workers {env_workers}: it must be 0 or more")
+  envs: workers.Environments = workers.Here(make_user, max_turns)
+  if env_workers:
+    envs = workers.Workers(
+      env_workers, domains, where, user, user_args, max_turns
+    )
   return Tau2LLM(
     Options(
       seed=seed,
@@ -512,7 +525,8 @@ def make(
       context=length + 1,
       steps=decode_steps,
     ),
-    users.make(user, **(user_args or {})),
+    make_user,
+    envs,
   )
 
 

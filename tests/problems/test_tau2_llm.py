@@ -177,6 +177,10 @@ def test_the_same_seed_is_the_same_conversation(what, learner, talks):
     e.info["weights"] for e in talks
   ]
   assert ids(what.collect(*learner, MOCK, 2, seed=6)) != ids(talks)
+  apart = make(env_workers=2).collect(*learner, MOCK, 2, seed=5)
+  assert ids(apart) == ids(talks)
+  with pytest.raises(ValueError, match="env_workers -1"):
+    make(env_workers=-1)
 
 
 def test_one_update_changes_samples(what, learner, gradient, talks):
@@ -271,7 +275,7 @@ def whole(tmp_path_factory):
   return workdir, train.run(config(), workdir)
 
 
-def test_a_run_stopped_between_rollouts_ends_the_same(
+def test_a_run_stopped_between_rollouts_ends_the_same_with_workers(
   whole, tmp_path, monkeypatch
 ):
   class Stop(Exception):
@@ -288,7 +292,8 @@ def test_a_run_stopped_between_rollouts_ends_the_same(
     m.setattr(train._Run, "learn", stopping)
     with pytest.raises(Stop):
       train.run(config(), tmp_path / "run")
-  train.run(config(), tmp_path / "run")
+  # Where environments are stepped is nobody's business.
+  train.run(config(**{"stream.env_workers": 2}), tmp_path / "run")
   files = "metrics.jsonl", "episodes.jsonl", "trajectories.jsonl", "run.json"
   for name in files:
     a, b = (w / name for w in (whole[0], tmp_path / "run"))
