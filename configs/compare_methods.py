@@ -66,6 +66,7 @@ def short():
   config.stream.clone_steps, config.optim.lr = 400, 0.02
   config.stream.pg_steps = 3
   config.train.save_interval = 1000  # at the ends of stages
+  config.eval.interval = 0
   return config
 
 

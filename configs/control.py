@@ -20,4 +20,5 @@ def get_config():
   config.stream.pool = "official"
   config.stream.pg_steps = 0
   config.optim.lr = 0.05
+  config.eval.interval = 0
   return config

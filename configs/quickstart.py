@@ -57,5 +57,6 @@ def get_config():
   config.optim.pg_lr = 0.001
   config.train.batch_size = 256
   config.train.save_interval = 200
+  config.eval.interval = 400  # on val, in a stage
   config.log_interval = 100
   return config

@@ -17,5 +17,6 @@ def get_config():
   config.stream.pg_steps = 2
   config.stream.tasks_per_step = 2
   config.train.save_interval = 20
+  config.eval.interval = 20
   config.log_interval = 20
   return config

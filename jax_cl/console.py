@@ -11,12 +11,12 @@
   console.replay("airline", method.report(cl, buffer))
   console.final(results, workdir)
 
-A bar is drawn at most twice a second, and only then are the scalars fetched
-from the device, so that a step never waits for the screen. Lines printed while
-a bar is open go through tqdm, which lifts the bar out of their way. Where the
-stream is no terminal (a file, CI, a notebook), or `use_progress_bar` is off, a
-compact line is printed every `log_interval` steps instead; `verbose` prints it
-in any case, with everything that was logged.
+A bar is drawn at most twice a second, and a compact line printed every
+`log_interval` steps, with everything that was logged if `verbose`; only then
+are the scalars fetched from the device, so that a step never waits for the
+screen. Lines printed while a bar is open go through tqdm, which lifts the bar
+out of their way. Where the stream is no terminal (a file, CI, a notebook), or
+`use_progress_bar` is off, there are the lines alone.
 """
 
 from __future__ import annotations
@@ -194,8 +194,6 @@ class Bar:
       if now >= self._next or last:
         self._draw(values)
         self._next = now + _REFRESH_S
-      if not console.verbose:
-        return
     if self._n % console.log_interval == 0 or last:
       names = values if console.verbose else POSTFIX
       parts = [f"{k} {v}" for k, v in _shown(values, names)]

@@ -156,12 +156,16 @@ def test_scalars_are_fetched_only_to_be_shown():
       Scalar.fetched += 1
       return 1.0
 
-  with Console(stream=Terminal()).bar(0, "a", 1000) as bar:
+  console = Console(log_interval=500, stream=(out := Terminal()))
+  with console.bar(0, "a", 1000) as bar:
     start = time.monotonic()
     for _ in range(999):
       bar.step({"loss": Scalar()})
     passed = time.monotonic() - start
-  assert 1 <= Scalar.fetched <= 2 + passed / 0.5
+  assert 2 <= Scalar.fetched <= 3 + passed / 0.5
+  # On a terminal, too, a compact line an interval stays, above the bar.
+  kept = [x for x in screen(out) if x.startswith("Task 0 (a) 500/1000 | ")]
+  assert len(kept) == 1 and re.search(r"\| loss 1.0000 \| \d+.\d s$", kept[0])
 
   Scalar.fetched = 0
   with Console(log_interval=10, stream=io.StringIO()).bar(0, "a", 100) as bar:
