@@ -13,6 +13,12 @@ the run's log. Exit code 1 where one differs.
 do not compare, but try every task so many times, and give pass^1 to pass^4 of
 each domain with intervals over its tasks: of a checkpoint, or of any model of
 the hub's form under a config's protocol (prompt, user, turns, sampling).
+  python -m jax_cl.evaluate --workdir=runs/grpo_tiny --stage=0 --export=FOLDER
+
+writes the LLM as it stood after a stage as a hub folder, which transformers and
+`agent.args.model=FOLDER` read; adapters are merged, or, with `--adapter`,
+written alone as PEFT reads them.
+
 `--sample` draws answers where the config takes the most probable ones, of which
 one trial is like the other. `--out=FILE.json` keeps scores and episodes.
 """
@@ -218,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--sample", action="store_true", help="answers are drawn")
   parser.add_argument("--model", help="a hub folder or id, for --config")
   parser.add_argument("--out", help="a file for scores and episodes as JSON")
+  parser.add_argument("--export", help="a folder for the LLM's weights")
+  parser.add_argument("--adapter", action="store_true", help="its LoRA alone")
   args, rest = parser.parse_known_args(argv)
   names.check("split", args.split, ("test", "val"))
   if bool(args.model) == bool(args.workdir):
@@ -226,6 +234,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   if args.workdir and rest:
     parser.error(f"unrecognized arguments: {' '.join(rest)}")
+  if args.export:
+    if args.model:
+      parser.error("--export is of a run: give --workdir")
+    return export(args)
+  if args.adapter:
+    parser.error("--adapter says what to write: give --export=FOLDER")
   if args.model or args.trials is not None or args.sample or args.out:
     return tries(args, rest)
   rows, wrong = again(args.workdir, args.stage, args.split)
@@ -241,6 +255,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.say(f"{len(wrong)} differences from the log, first: {wrong[0]}")
     return 1
   console.say(f"identical to the log: {n} episodes of row {stage + 1} of R")
+  return 0
+
+
+def export(args: argparse.Namespace) -> int:
+  """Writes a checkpoint's LLM as a hub folder."""
+  if pathlib.Path(args.export).exists():
+    raise ValueError(f"{args.export} exists: name a folder that does not")
+  found = restore(args.workdir, args.stage)
+  write = getattr(found.what, "export", None)
+  if write is None:
+    raise ValueError(
+      f"no LLM learns in {args.workdir} (config.problem "
+      f"{found.config.problem!r}): there is nothing to export"
+    )
+  domains = found.what.stages[max(found.stage, 0)].domains
+  write(found.view(domains[-1]), found.frozen, args.export, args.adapter)
+  Console().say(f"the LLM after stage {found.stage} is in {args.export}")
   return 0
 
 

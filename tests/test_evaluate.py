@@ -45,10 +45,13 @@ def test_mistakes_are_answered_in_a_line(finished, tmp_path, capsys):
   assert evaluate.main([f"--workdir={tmp_path}"]) == 2
   assert evaluate.main([f"--workdir={finished[0]}", "--stage=7"]) == 2
   assert evaluate.main([f"--workdir={finished[0]}", "--split=tets"]) == 2
-  first, second, third = capsys.readouterr().err.splitlines()
+  out = f"--export={tmp_path / 'hub'}"
+  assert evaluate.main([f"--workdir={finished[0]}", out]) == 2
+  first, second, third, fourth = capsys.readouterr().err.splitlines()
   assert "no config.json" in first
   assert "no checkpoint after stage 7; it has [-1, 0, 1, 2]" in second
   assert "unknown split 'tets' (did you mean 'test'?)" in third
+  assert "no LLM learns in" in fourth
 
 
 def test_a_damaged_checkpoint_of_an_old_stage(finished, tmp_path, capsys):

@@ -28,7 +28,7 @@ from jax_cl import (
   types,
 )
 from jax_cl.agents import llm
-from jax_cl.policies import lora, weights
+from jax_cl.policies import hub, lora, weights
 from jax_cl.policies.base import Policy
 from jax_cl.problems import _tau2
 from jax_cl.tasks import (
@@ -170,7 +170,7 @@ class Tau2LLM:
   def _demonstrate(self, spec: types.TaskSpec) -> types.Episode:
     """Telecom's manual where it applies, else gold after look-ups."""
     o = self.options
-    if spec.domain == "telecom":
+    if spec.base_domain == "telecom":
       policy = reference.make("telecom_manual")()
       return _tau2.play(spec, policy, self._make_user, o.max_turns)
     user = None if spec.solo else self._make_user()
@@ -275,6 +275,19 @@ class Tau2LLM:
     """What sampling holds beside the state, on one device; shapes will do."""
     return self._engine.nbytes(tree.join(params, frozen["rest"]))
 
+  def export(self, params, frozen, folder: str, adapter: bool = False) -> None:
+    """The LLM as a hub folder; `adapter`: its LoRA alone, as PEFT has it."""
+    name, config = self._model.name, self._model.policy.config
+    whole = jax.device_get(tree.join(params, frozen["rest"]))
+    if adapter:
+      hub.write_adapter(folder, config, whole, base_model=name)
+      return
+    like = None if weights.is_new(name) else weights.find(name)
+    if like is not None and like.is_dir():
+      hub.write(folder, config, whole, like=like)
+    else:  # as it was made, or of a GGUF file
+      hub.write(folder, config, whole, tokenizer=self._chat.tokenizer)
+
   def note(self) -> str:
     """What was sampled, and which demonstrations did not fit a row."""
     out = (
@@ -377,9 +390,10 @@ def prompt(
   "policy" the policy's text before them.
   """
   names.check("prompt", kind, PROMPTS)
+  name = types.base_domain(domain.name)  # a family is for nobody to know
   if kind == "name":
-    return domain.name, ()
-  text = domain.policy if kind == "policy" else f"You serve {domain.name}."
+    return name, ()
+  text = domain.policy if kind == "policy" else f"You serve {name}."
   return text, domain.tools
 
 

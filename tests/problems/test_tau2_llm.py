@@ -355,6 +355,33 @@ def test_evaluate_reproduces_a_stage(whole):
   assert not wrong and all(rows.values())
 
 
+def test_an_exported_stage_scores_the_same(whole, tmp_path, capsys):
+  folder = tmp_path / "hub"
+  of = [f"--workdir={whole[0]}", "--stage=0"]
+  assert evaluate.main([*of, f"--export={folder}"]) == 0
+  assert (folder / "model.safetensors").exists()
+  settings = config(**{"agent.args.form": "compact"})
+  found = evaluate.pretrained(
+    settings.copy_and_resolve_references(), str(folder), False
+  )
+  theirs, ours = (
+    found.rows("val", 1),
+    evaluate.restore(whole[0], 0).rows("val", 1),
+  )
+  bare = lambda rows: [
+    (r["task_id"], r["reward"], r["n_turns"], r["termination"])
+    for some in rows.values()
+    for r in some
+  ]
+  assert bare(theirs) == bare(ours) and len(bare(ours)) > 1
+  assert evaluate.main([*of, f"--export={folder}"]) == 2
+  assert evaluate.main([*of, "--adapter"]) == 2
+  assert evaluate.main([*of, f"--export={tmp_path / 'a'}", "--adapter"]) == 2
+  exists, alone, none = capsys.readouterr().err.splitlines()
+  assert "exists: name a folder that does not" in exists
+  assert "give --export=FOLDER" in alone and "hold no adapters" in none
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "method, changes",
