@@ -63,4 +63,4 @@ class Guard:
 
 def digest(task: TaskSpec) -> bytes:
   """Of what makes a task the same one: its domain and id, not its split."""
-  return hashlib.sha256(f"{task.domain}\0{task.task_id}".encode()).digest()
+  return hashlib.sha256(f"{task.base_domain}\0{task.task_id}".encode()).digest()

@@ -31,10 +31,25 @@ class TaskSpec:
   is a key for look-ups and logs and is never shown to anything that acts.
   """
 
-  domain: str  # "airline", "retail", "telecom", "mock", or a registered one
+  # "airline", "retail", "telecom", "mock", a registered one, or a family of
+  # tasks of one, "telecom:mms_issue".
+  domain: str
   task_id: str
   split: str  # "train" | "val" | "test"
   solo: bool = False  # no user: the agent holds the user's tools (telecom)
+
+  @property
+  def base_domain(self) -> str:
+    """The domain whose rules, data and tools it has: a family has its domain's.
+
+    A family is named by task ids, so nothing that acts is told of it.
+    """
+    return base_domain(self.domain)
+
+
+def base_domain(domain: str) -> str:
+  """See `TaskSpec.base_domain`."""
+  return domain.partition(":")[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,7 @@ def run(
   """
   observe(env, state, env.reset())
   missing: list[str] = []
-  plan = PLANS.get(spec.domain, _generic)(spec, env, state)
+  plan = PLANS.get(spec.base_domain, _generic)(spec, env, state)
   stuck = 0
   for name, arguments in plan:
     if stuck > 8:
@@ -346,7 +346,7 @@ def approach(domain: str, state: actions.State) -> Plan:
 
 
 def _retail(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
-  yield from approach(spec.domain, state)
+  yield from approach(spec.base_domain, state)
   yield from _prepare(state)
   yield from _open_products(spec, state)
   if _asks_of_products(spec):
@@ -403,7 +403,7 @@ def _open_products(spec: TaskSpec, state: actions.State) -> Plan:
 
 
 def _airline(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Plan:
-  yield from approach(spec.domain, state)
+  yield from approach(spec.base_domain, state)
   yield from _prepare(state)
   yield from _search(spec, state)
   yield from _settle(spec, env, state)

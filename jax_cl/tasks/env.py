@@ -71,7 +71,7 @@ class Env:
     self.max_errors = max_errors
     self.ticket = stream.ticket(spec) if spec.solo else None
     self.termination: str | None = None
-    self._rules = store.store(spec.domain)
+    self._rules = store.store(spec.base_domain)
     self._task = stream.task(spec)
     self._world = self._rules.world(self._task, spec.solo)
     self._turns: list[Turn] = []

@@ -33,7 +33,7 @@ def save(
   from tau2.data_model import simulation as tau2
 
   episodes = [e for e in episodes if not e.failure]
-  kinds = sorted({(e.task.domain, e.task.solo) for e in episodes})
+  kinds = sorted({(e.task.base_domain, e.task.solo) for e in episodes})
   if len(kinds) != 1:
     raise ValueError(
       f"a results file holds one domain, got {kinds or 'no episodes'}: save "

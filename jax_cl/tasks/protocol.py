@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_cl import names
+from jax_cl import names, types
 from jax_cl.tasks import store, stream
 
 
@@ -170,6 +170,7 @@ def data_hash(domain: str) -> str:
   Tasks (tau2's and our own), splits, databases and the policy texts; not tau2's
   other task pools and drawings. "" where a domain keeps no files.
   """
+  domain = types.base_domain(domain)
   folder = store.store(domain).folder
   if folder is None:
     return ""

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from jax_cl.tasks import rewards, store, stream
-from jax_cl.types import Episode, TaskSpec, ToolCall, Turn, Verdict
+from jax_cl.types import (
+  Episode,
+  TaskSpec,
+  ToolCall,
+  Turn,
+  Verdict,
+  base_domain,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +93,14 @@ def demonstrations(
   1, or not what the environment answers).
   """
   specs = {
-    (s.domain, s.solo, s.task_id): s
+    (s.base_domain, s.solo, s.task_id): s
     for d in domains
     for split in d.splits.values()
     for s in split
   }
   kept, counts = [], Counter()
   for r in read(path):
-    spec = specs.get((r.domain, r.solo, r.task.id))
+    spec = specs.get((base_domain(r.domain), r.solo, r.task.id))
     if spec is None or spec.split != "train":
       counts[spec.split if spec else "other"] += 1
       continue
@@ -111,7 +118,7 @@ def judge(
   r: Recording, evaluation: str = "all", nl_judge: rewards.Judge | None = None
 ) -> Judged:
   """Replays the calls, as they were made, and judges what became of them."""
-  rules = store.store(r.domain)
+  rules = store.store(base_domain(r.domain))
   # As tau2 does: arguments as they were, powers in `calculate` allowed.
   world = rules.world(r.task, r.solo, safe=False)
   diverged = None

@@ -96,7 +96,7 @@ def oracle(env: Env, rng: random.Random) -> Iterator[Act]:
 
 def manual(env: Env, rng: random.Random) -> Iterator[Act]:
   """Telecom only: see `telecom_manual`."""
-  if env.spec.domain != "telecom":
+  if env.spec.base_domain != "telecom":
     raise ValueError(f"telecom_manual is for telecom, not {env.spec.domain!r}")
   facts, read = telecom_manual.begin(env.ticket), 0
   while True:

@@ -19,10 +19,10 @@ MAX_ACTS = 40  # beyond the script
 
 def run(spec: TaskSpec, env: env_lib.Env, state: actions.State) -> Episode:
   """One episode of the rules alone."""
-  if spec.domain not in ("airline", "retail"):
+  if spec.base_domain not in ("airline", "retail"):
     return demos.run(spec, env, state)  # no gold: the manual
   demos.observe(env, state, env.reset())
-  for name, arguments in demos.approach(spec.domain, state):
+  for name, arguments in demos.approach(spec.base_domain, state):
     try:
       path = state.path_to(name, arguments)
     except actions.Unexpressible:

@@ -34,13 +34,13 @@ def replay(
 
   task = stream.task(spec)
   _restore_vpn()
-  constructor: Any = registry.get_env_constructor(spec.domain)
+  constructor: Any = registry.get_env_constructor(spec.base_domain)
   environment = constructor(solo_mode=spec.solo)
   agent, user = _speakers(
     turns[said_before(spec) :], environment, task, spec.solo
   )
   run = Orchestrator(
-    domain=spec.domain,
+    domain=spec.base_domain,
     agent=agent,
     user=user,
     environment=environment,
@@ -56,7 +56,7 @@ def replay(
     task,
     EvaluationType(evaluation),
     solo_mode=spec.solo,
-    domain=spec.domain,
+    domain=spec.base_domain,
   )
   return run, reward
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jax_cl import names
 from jax_cl.tasks import store
-from jax_cl.types import Scenario, Stage, TaskSpec, ToolSchema
+from jax_cl.types import Scenario, Stage, TaskSpec, ToolSchema, base_domain
 
 T = TypeVar("T")
 VAL_SHARE = 0.2  # of the official train split, for every choice that is made
@@ -77,11 +77,16 @@ def load(
   divided so.
 
   `data_dir` replaces tau2's data (see `store.use_data_dir`).
+
+  "telecom:mms_issue" is telecom with the tasks of one `family` alone, in every
+  split; policy and tools are telecom's.
   """
   store.use_data_dir(data_dir)
   if isinstance(solo, str):
     raise ValueError(f"solo={solo!r} is a text; give True or ({solo!r},)")
-  alone = solo if isinstance(solo, bool) else name in solo
+  alone = solo
+  if not isinstance(solo, bool):
+    alone = name in solo or base_domain(name) in solo
   return _load(name, alone, pool, train_split, seed)
 
 
@@ -90,6 +95,10 @@ def _load(
   name: str, solo: bool, pool: str, train_split: float, seed: int
 ) -> Domain:
   names.check("pool", pool, POOLS)
+  if ":" in name:
+    return _family_of(
+      _load(base_domain(name), solo, pool, train_split, seed), name
+    )
   rules = store.store(name)
   if solo and name in ("airline", "retail"):
     raise ValueError(f"{name} has no solo mode; telecom and mock have")
@@ -115,6 +124,18 @@ def _load(
     user_tools=() if solo else user_tools,
     splits=splits,
   )
+
+
+def _family_of(domain: Domain, name: str) -> Domain:
+  every = [s for specs in domain.splits.values() for s in specs]
+  names.check("family", name, sorted({family(s) for s in every}))
+  splits = {
+    split: tuple(
+      dataclasses.replace(s, domain=name) for s in specs if family(s) == name
+    )
+    for split, specs in domain.splits.items()
+  }
+  return dataclasses.replace(domain, name=name, splits=splits)
 
 
 def _split_ids(
@@ -382,7 +403,7 @@ def family(spec: TaskSpec) -> str:
   Telecom ids begin with it: `[mms_issue]...`. For choosing tasks only; an id
   is never shown to anything that acts.
   """
-  return _family(spec.domain, spec.task_id)
+  return _family(spec.base_domain, spec.task_id)
 
 
 def _family(domain: str, task_id: str) -> str:
@@ -401,7 +422,7 @@ def difficulty(spec: TaskSpec) -> int:
 
 def task(spec: TaskSpec) -> Any:
   """tau2's Task, gold actions and all: only for use inside `jax_cl/tasks`."""
-  return _task(spec.domain, spec.task_id)
+  return _task(spec.base_domain, spec.task_id)
 
 
 @functools.cache
@@ -410,9 +431,9 @@ def scenario(spec: TaskSpec) -> Scenario:
   user = task(spec).user_scenario
   told = user.instructions
   if isinstance(told, str):
-    return Scenario(spec.domain, told, persona=user.persona)
+    return Scenario(spec.base_domain, told, persona=user.persona)
   return Scenario(
-    domain=spec.domain,
+    domain=spec.base_domain,
     reason_for_call=told.reason_for_call,
     known_info=told.known_info,
     unknown_info=told.unknown_info,

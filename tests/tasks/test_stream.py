@@ -1,10 +1,13 @@
 import collections
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
-from jax_cl.tasks import schema, store, stream
+from jax_cl import leaks
+from jax_cl.problems import _tau2, tau2_llm
+from jax_cl.tasks import reference, schema, store, stream, users
 
 SIZES = {  # train, val, test; the official train and test splits of tau2
   ("airline", False): (24, 6, 20),
@@ -386,3 +389,35 @@ def test_solo_may_name_the_domains_without_a_user():
   assert not load("airline").splits["test"][0].solo
   with pytest.raises(ValueError, match=r"is a text; give True or \('telecom',"):
     stream.load("telecom", solo="telecom")
+
+
+def test_a_family_of_tasks_is_a_domain_of_its_own():
+  whole = stream.load("telecom", pool="full")
+  names = sorted({stream.family(s) for s in whole.splits["test"]})
+  assert len(names) == 3 and "telecom:mms_issue" in names
+  parts = [stream.load(n, pool="full") for n in names]
+  for split, specs in whole.splits.items():
+    some = [[s.task_id for s in p.splits[split]] for p in parts]
+    assert all(some) and sorted(sum(some, [])) == sorted(
+      s.task_id for s in specs
+    )
+  for part in parts:
+    assert (part.policy, part.tools) == (whole.policy, whole.tools)
+    spec = part.splits["test"][0]
+    assert (spec.domain, spec.base_domain) == (part.name, "telecom")
+    assert stream.family(spec) == part.name
+    # Neither a user nor a policy is told of it, and it is the same held-out
+    # task under either name.
+    assert stream.scenario(spec).domain == "telecom"
+    for kind in tau2_llm.PROMPTS:
+      assert tau2_llm.prompt(part, kind) == tau2_llm.prompt(whole, kind)
+    twin = dataclasses.replace(spec, domain="telecom")
+    assert leaks.digest(spec) == leaks.digest(twin)
+    manual, user = reference.make("telecom_manual")(), users.make("scripted")
+    done = _tau2.play(spec, manual, user, 200)
+    assert done.reward == 1.0 and done.task == spec
+  assert stream.load(names[0], solo=("telecom",)).solo
+  with pytest.raises(ValueError, match="did you mean 'telecom:mms_issue'"):
+    stream.load("telecom:mms")
+  with pytest.raises(ValueError, match="unknown family 'airline:x'"):
+    stream.load("airline:x")

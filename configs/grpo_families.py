@@ -1,0 +1,40 @@
+"""What GRPO itself forgets: telecom's families of issues, one after another.
+
+  P=runs/families_sft
+  python -m jax_cl.main --config=configs/grpo_families.py:sft --workdir=$P
+  python -m jax_cl.evaluate --workdir=$P --export=$P/hub
+  python -m jax_cl.main --config=configs/grpo_families.py \\
+    --config.agent.args.model=$P/hub
+
+Where SFT opens every stage, as in `grpo_tiny`, it erases what came before, and
+what GRPO would forget cannot be seen behind it. Here SFT comes once, on all of
+telecom; then policy gradient alone learns one family of issues after another.
+Nothing that acts is told which family a task is of.
+
+That the start knows all families is this config's point and a deviation from
+`tau2_cl_v1`: no stage's demonstrations are its own. Start, stages and ends are
+scored by four sampled trials a task.
+"""
+
+from configs import grpo_tiny
+
+
+def get_config(what: str = "grpo"):
+  """`what`: "sft", all of telecom by demonstrations; "grpo", the families."""
+  if what not in ("sft", "grpo"):
+    raise ValueError(f"configs/grpo_families.py:{what}: it has sft and grpo")
+  config = grpo_tiny.get_config()
+  config.eval.trials = config.eval.val_trials = 4
+  with config.ignore_type():
+    config.stream.pg_steps = 0 if what == "sft" else 60  # of each domain
+  if what == "sft":
+    config.stream.domains = ("telecom",)
+    return config
+  config.stream.domains = (
+    "telecom:mms_issue", "telecom:mobile_data_issue", "telecom:service_issue",
+  )  # fmt: skip
+  config.stream.clone_steps = 0
+  config.agent.args.model = "runs/families_sft/hub"
+  config.agent.args.model_args = {}
+  config.agent.args.form = "compact"
+  return config
