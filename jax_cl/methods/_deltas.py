@@ -91,3 +91,11 @@ def read_by(change, d: dict, rank: int) -> dict:
   some /= jnp.maximum(jnp.linalg.norm(some, axis=-2, keepdims=True), 1e-12)
   rest = d["lora_a"][..., rank:]
   return {**d, "lora_a": jnp.concatenate([some, rest], axis=-1)}
+
+
+def slots(rank: int, n_stages):
+  """The stage that each place of the rank belongs to: int32[r].
+
+  What does not divide evenly is the last stage's.
+  """
+  return jnp.minimum(jnp.arange(rank) // (rank // n_stages), n_stages - 1)

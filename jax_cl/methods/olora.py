@@ -75,7 +75,7 @@ def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
   def pull(obj, cl, p, batch, stage, key):
     total = jnp.float32(0)
     for a in _deltas.adapters(p).values():
-      slot_r = slots(a.shape[-1], cl["n_stages"])
+      slot_r = _deltas.slots(a.shape[-1], cl["n_stages"])
       total += overlap(a, slot_r < stage, slot_r == stage)
     return lam * total
 
@@ -87,7 +87,7 @@ def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
       axis = _RANK_AXIS.get(name.rsplit("/")[-1])
       if axis is None:
         return jnp.where(stage == 0, x, 0)
-      now_r = slots(x.shape[axis], cl["n_stages"]) == stage
+      now_r = _deltas.slots(x.shape[axis], cl["n_stages"]) == stage
       shape = [1] * x.ndim
       shape[axis] = -1
       return jnp.where(now_r.reshape(shape), x, 0)
@@ -117,14 +117,6 @@ def make(*, lam: float = 0.5, rank: int = 4, targets: str = ".*") -> Method:
     update=update,
     phases=((1.0, settle),),
   )
-
-
-def slots(rank: int, n_stages):
-  """The stage that each place of the rank belongs to: int32[r].
-
-  What does not divide evenly is the last stage's.
-  """
-  return jnp.minimum(jnp.arange(rank) // (rank // n_stages), n_stages - 1)
 
 
 def overlap(a, old_r, now_r):

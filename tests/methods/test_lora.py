@@ -61,7 +61,7 @@ def test_olora_divides_the_rank_among_the_stages():
   mine = method.update(cl, p, u, jnp.int32(1))["q"]
   np.testing.assert_array_equal(mine["lora_a"][0], [0, 0, 1, 1])
   np.testing.assert_array_equal(mine["lora_b"][:, 0], [0, 0, 1, 1])
-  np.testing.assert_array_equal(olora.slots(5, 2), [0, 0, 1, 1, 1])
+  np.testing.assert_array_equal(_deltas.slots(5, 2), [0, 0, 1, 1, 1])
 
 
 def test_olora_penalty_by_hand_pulls_on_the_new_directions_alone():
