@@ -78,6 +78,9 @@ def get_config():
   # Rows of the Fisher information are what the policy itself sampled.
   config.cl.args.ewc.fisher = "empirical"
   config.cl.args.online_ewc.fisher = "empirical"
+  # Old tasks are rolled out again. Where SFT opens every stage (grpo_tiny),
+  # that replays nothing while it lasts, and stored rows are cloned instead.
+  config.cl.args.replay.kind = "replay_env"
   config.eval.warm_start = True
   config.log_interval = 10
   config.record = ("train",)

@@ -34,6 +34,8 @@ def get_config(what: str = "grpo"):
     "telecom:mms_issue", "telecom:mobile_data_issue", "telecom:service_issue",
   )  # fmt: skip
   config.stream.clone_steps = 0
+  config.cl.args.replay.kind = "replay_env"  # no SFT, so it replays
+  config.cl.args.replay.ratio = 0.5  # one task of two
   config.agent.args.model = "runs/families_sft/hub"
   config.agent.args.model_args = {}
   config.agent.args.form = "compact"

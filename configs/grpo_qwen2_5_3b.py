@@ -46,7 +46,6 @@ def get_config(weights: str = "full"):
   config.stream.env_workers = 8
   config.stream.greedy = False
   config.cl.name = "replay"
-  config.cl.args.replay.kind = "replay_env"
   config.optim.lr = 1e-6 if weights == "full" else 2e-5
   config.optim.pg_lr = 0.0
   config.train.batch_size = 80  # 16 new tasks and 3 old ones, 4 rows each

@@ -29,6 +29,7 @@ def get_config():
   config.stream.max_eval_tasks = 2
   config.stream.slots = 4
   config.train.batch_size = 4
+  config.cl.args.replay.kind = "replay_bc"
   config.cl.args.replay.ratio = 0.25  # one row of four
   config.cl.args.replay.min_buffer_size = 1
   config.train.save_interval = 3

@@ -39,6 +39,7 @@ def get_config():
   config.optim.pg_lr = 1e-6
   config.train.batch_size = 32
   config.train.devices = 0
+  config.cl.args.replay.kind = "replay_bc"
   config.eval.trials = 4
   config.stream.greedy = False
   return config

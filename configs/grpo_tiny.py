@@ -45,6 +45,7 @@ def get_config():
   config.stream.max_new_tokens = 40
   config.stream.slots = 16
   config.stream.decode_steps = 8
+  config.cl.args.replay.kind = "replay_bc"
   config.eval.val_trials = 8
   config.optim.lr = 4e-3
   config.optim.pg_lr = 2e-4
