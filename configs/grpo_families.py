@@ -29,6 +29,7 @@ def get_config(what: str = "grpo"):
     config.stream.pg_steps = 0 if what == "sft" else 60  # of each domain
   if what == "sft":
     config.stream.domains = ("telecom",)
+    config.stream.pool = "extended"  # of the full one 1% are service issues
     return config
   config.stream.domains = (
     "telecom:mms_issue", "telecom:mobile_data_issue", "telecom:service_issue",
