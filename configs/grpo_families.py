@@ -40,4 +40,5 @@ def get_config(what: str = "grpo"):
   config.agent.args.model = "runs/families_sft/hub"
   config.agent.args.model_args = {}
   config.agent.args.form = "compact"
+  config.cl.args.online_ewc.samples = 64
   return config

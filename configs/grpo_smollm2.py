@@ -3,7 +3,7 @@
   python -m jax_cl.main --config=configs/grpo_smollm2.py
   python -m jax_cl.plan --config=configs/grpo_smollm2.py --devices=1
 
-One GPU of 16 GiB (by the plan an update takes 9.6), or all there are: rows are
+One GPU of 16 GiB (by the plan an update takes 11.1), or all there are: rows are
 split over them. Not run yet: how many hours it takes is not known, nor what it
 reaches beyond the floors of doing nothing, .30 on airline's test tasks and .05
 on retail's.

@@ -40,6 +40,9 @@ ORDER = (
   "grpo_tiny",
   "grpo_ewc",
   "grpo_replay",
+  "grpo_families",
+  "grpo_families_replay",
+  "grpo_families_online_ewc",
   "control",
 )
 
