@@ -13,8 +13,9 @@ Two CPU cores, 35 minutes, most of them GRPO on telecom. Measured (one seed,
 results/grpo_tiny): on telecom's 15 val tasks SFT alone earns .375, and GRPO
 brings that to .592, +.217 [.083, .358]; greedy, SFT alone earns .60. On test
 telecom ends at .400. Mock's SFT, full rank at a high rate, then erases it: .400
-to .000, the control in which forgetting must appear. Of what GRPO itself would
-forget nothing can be seen behind that. Mock and airline are not learned.
+to .000, the control in which forgetting must appear. What GRPO itself forgets
+cannot be seen behind that: `grpo_families` shows it. Mock and airline are not
+learned.
 Floors: doing nothing earns 0 on telecom and .30 on airline (test), transferring
 every customer .30 on both (telecom val: .13); telecom's manual earns 1.
 """

@@ -47,6 +47,7 @@ def make(case: Case, length: int) -> Agent:
     load=lambda key, layout: weights.load(case.model)[1],
     chunk=length - case.prompt + 1,  # the sampled tokens at once
     shared=case.prompt - 1 if case.shared else 0,
+    micro=case.micro,
   )
 
 

@@ -8,7 +8,9 @@ float32: the loss (clip .2, no KL), its gradient, clipped to norm 1, and a step
 of AdamW. Weights and ids are random, and the same on both sides; losses and
 norms of the gradient, `ours_*` and `peer_*`, say that both compute the same.
 
-  plain   every row computes the prompt anew, as TRL's do
+  plain   every row computes the prompt anew, as TRL's do; `micro` rows at a
+          time, with a second forward pass, or what eight rows of smollm2 keep
+          for the backward pass would not fit into 24 GiB beside TRL
   shared  the prompt is computed once (`agents.llm.make(shared=...)`)
 
 `peer_s` is TRL as it is, but for checkpoints of activations: off, since they
@@ -58,6 +60,7 @@ class Case(NamedTuple):
   lr: float = 1e-5
   clip: float = 1.0  # norm of the gradient
   shared: bool = False  # ours alone
+  micro: int = 0  # ours alone: rows at a time, 0: all
 
 
 def run(
@@ -67,6 +70,7 @@ def run(
   prompt: int = 512,
   new: int = 128,
   repeats: int = 3,
+  micro: int = 2,
   peers: str = str(PEERS),
 ) -> Iterator[dict[str, Any]]:
   """Rows {shape, prompt, ours_s, ours_gib, peer_s, peer_gib, ratio, ...}; what
@@ -79,6 +83,7 @@ def run(
   for shape in shapes:
     with tempfile.TemporaryDirectory() as folder:
       given = case(shape, pathlib.Path(folder), rows, prompt, new)
+      given = given._replace(micro=micro)
       yield from _rows(shape, given, kinds, repeats, peers if there else "")
 
 
@@ -94,6 +99,8 @@ def _rows(
       theirs[name] = stack.enter_context(side)
     for kind in kinds:
       mine = given._replace(shared=kind == "shared")
+      if mine.shared:  # a prompt is computed once for a micro-batch
+        mine = mine._replace(micro=0)
       command = [sys.executable, "-m", "jax_cl.bench._grpo_ours"]
       with _Side("ours", command, mine) as ours:
         found = _measure({**theirs, "ours": ours}, repeats)
