@@ -18,11 +18,11 @@ cost a second forward pass and ours has none here either. On a CPU its head
 scores prompts, too, and drops the result; `lean_s` is TRL with that left out,
 as on a GPU. ratio = peer_s / ours_s, ratio_lean = lean_s / ours_s.
 
-Sides take turns, update by update, each in a process of its own that sleeps
-meanwhile; after a first update of each, which compiles, `*_s` is the median of
-`repeats`. `*_gib` is the peak of the whole process, nothing subtracted: the
-interpreter and its libraries, too. (VmHWM: ru_maxrss would begin at what the
-parent held.)
+Each side has a process of its own, one after another in one run: together they
+do not fit into 24 GiB. After a first update, which compiles, and whose loss and
+norm are told, `*_s` is the median of `repeats`. `*_gib` is the peak of a whole
+process, nothing subtracted: the interpreter and its libraries, too. (VmHWM:
+ru_maxrss would begin at what the parent held.)
 """
 
 from __future__ import annotations
@@ -90,41 +90,38 @@ def run(
 def _rows(
   shape: str, given: Case, kinds: Sequence[str], repeats: int, peers: str
 ) -> Iterator[dict[str, Any]]:
-  """TRL's processes live all along, ours for one row."""
-  with contextlib.ExitStack() as stack:
-    theirs = {}
-    for name in SIDES[1:] if peers else ():
-      command = [peers, "-P", str(HERE / "_grpo_trl.py")]
-      side = _Side("TRL", command, given, name)
-      theirs[name] = stack.enter_context(side)
-    for kind in kinds:
-      mine = given._replace(shared=kind == "shared")
-      if mine.shared:  # a prompt is computed once for a micro-batch
-        mine = mine._replace(micro=0)
-      command = [sys.executable, "-m", "jax_cl.bench._grpo_ours"]
-      with _Side("ours", command, mine) as ours:
-        found = _measure({**theirs, "ours": ours}, repeats)
-      yield {"shape": shape, "prompt": kind, **found}
+  """TRL's sides once, then ours for each row."""
+  found = {}
+  for name in SIDES[1:] if peers else ():
+    command = [peers, "-P", str(HERE / "_grpo_trl.py")]
+    with _Side("TRL", command, given, name) as side:
+      found[name] = _measure(side, repeats)
+  for kind in kinds:
+    mine = given._replace(shared=kind == "shared")
+    if mine.shared:  # a prompt is computed once for a micro-batch
+      mine = mine._replace(micro=0)
+    command = [sys.executable, "-m", "jax_cl.bench._grpo_ours"]
+    with _Side("ours", command, mine) as side:
+      found["ours"] = _measure(side, repeats)
+    yield {"shape": shape, "prompt": kind, **_beside(found)}
 
 
-def _measure(sides: Mapping[str, _Side], repeats: int) -> dict[str, Any]:
-  """Updates by turns, once all have compiled."""
-  for side in sides.values():
-    side.warm()
-  times: dict[str, list[float]] = {name: [] for name in sides}
-  for _ in range(repeats):
-    for name, side in sides.items():
-      times[name].append(side.update()["s"])
-  seconds = {name: statistics.median(t) for name, t in times.items()}
+def _measure(side: _Side, repeats: int) -> dict[str, Any]:
+  """{s, gib, loss, norm} of one side: of updates behind the first."""
+  first = side.update()
+  seconds = [side.update()["s"] for _ in range(repeats)]
+  return {**first, "s": statistics.median(seconds), "gib": side.peak_gib()}
+
+
+def _beside(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """One row; what was not measured is None."""
   out: dict[str, Any] = {}
   for name in SIDES:
-    first = sides[name].first if name in sides else {}
-    gib = sides[name].peak_gib() if name in sides else None
-    out |= {f"{name}_s": seconds.get(name), f"{name}_gib": gib}
-    out |= {f"{name}_{key}": first.get(key) for key in ("loss", "norm")}
+    for key in ("s", "gib", "loss", "norm"):
+      out[f"{name}_{key}"] = found.get(name, {}).get(key)
   for name, ratio in (("peer", "ratio"), ("lean", "ratio_lean")):
-    there = name in seconds
-    out[ratio] = seconds[name] / seconds["ours"] if there else None
+    there = name in found
+    out[ratio] = found[name]["s"] / found["ours"]["s"] if there else None
   return out
 
 
@@ -156,7 +153,6 @@ class _Side:
   def __init__(
     self, name: str, command: Sequence[str], given: Case, *words: str
   ):
-    self.first: dict[str, float] = {}  # the first answer: of the same weights
     self._name, self._errors = name, tempfile.TemporaryFile("w+")
     self._process = subprocess.Popen(
       [*command, json.dumps(given._asdict()), *words],
@@ -173,9 +169,6 @@ class _Side:
     """The process ends with its input."""
     self._process.communicate()
     self._errors.close()
-
-  def warm(self) -> None:
-    self.first = self.first or self.update()
 
   def update(self) -> dict[str, float]:
     """{s, loss, norm} of one more update."""

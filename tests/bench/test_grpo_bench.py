@@ -63,25 +63,25 @@ def test_a_side_that_ends_is_told_with_its_last_words():
   command = [sys.executable, "-c", "raise SystemExit('out of cheese')"]
   with bench._Side("TRL", command, case) as side:
     with pytest.raises(RuntimeError, match="process of TRL ended.*cheese"):
-      side.warm()
+      side.update()
 
 
 def test_ratios_are_theirs_over_ours():
   class Side:
     def __init__(self, *seconds):
-      self.seconds = list(seconds)
-
-    def warm(self):
-      self.first = {"loss": 0.5, "norm": 2.0}
+      self.seconds = [99, *seconds]  # the first compiles
 
     def update(self):
-      return {"s": self.seconds.pop(0)}
+      return {"s": self.seconds.pop(0), "loss": 0.5, "norm": 2.0}
 
     def peak_gib(self):
       return 1.5
 
   sides = {"peer": Side(6, 9, 30), "lean": Side(5, 6, 7), "ours": Side(1, 2, 3)}
-  row = bench._measure(sides, repeats=3)  # pyright: ignore
+  found = {k: bench._measure(x, repeats=3) for k, x in sides.items()}  # pyright: ignore
+  row = bench._beside(found)
   assert (row["ours_s"], row["peer_s"], row["lean_s"]) == (2, 9, 6)
   assert row["ratio"] == 4.5 and row["ratio_lean"] == 3.0
   assert row["peer_loss"] == 0.5 and row["ours_gib"] == 1.5
+  del found["peer"]
+  assert bench._beside(found)["ratio"] is None
