@@ -24,12 +24,12 @@ its default strength .264 [.180, .336], for it learns less.
 """
 
 from configs import grpo_tiny
+from jax_cl import names
 
 
 def get_config(what: str = "grpo"):
   """`what`: "sft", all of telecom by demonstrations; "grpo", the families."""
-  if what not in ("sft", "grpo"):
-    raise ValueError(f"configs/grpo_families.py:{what}: it has sft and grpo")
+  names.check("part of grpo_families", what, ("sft", "grpo"))
   config = grpo_tiny.get_config()
   config.eval.trials = config.eval.val_trials = 4
   with config.ignore_type():

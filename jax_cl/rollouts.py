@@ -20,7 +20,7 @@ import numpy as np
 from jax_cl.agents import features
 from jax_cl.tasks import actions, demos
 from jax_cl.tasks import env as env_lib
-from jax_cl.types import Decision, Episode, TaskSpec, User, Verdict
+from jax_cl.types import Decision, Episode, TaskSpec, User
 
 PyTree = Any
 
@@ -126,10 +126,7 @@ class _Slot:
     info = {**self.job.info, "seed": self.job.seed}
     if self.failure:
       turns = self._env.turns if self._env is not None else ()
-      none = Verdict(0.0, {}, (), self.failure)
-      return Episode(
-        self.job.spec, turns, none, "failed", (), info, failure=self.failure
-      )
+      return env_lib.failed(self.job.spec, turns, self.failure, info)
     assert self._env is not None
     if self._env.done:
       return self._env.episode(self.decisions, info)

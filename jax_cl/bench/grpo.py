@@ -9,12 +9,11 @@ of AdamW. Weights and ids are random, and the same on both sides; losses and
 norms of the gradient, `ours_*` and `peer_*`, say that both compute the same.
 
   plain   every row computes the prompt anew, as TRL's do; `micro` rows at a
-          time, with a second forward pass, or what eight rows of smollm2 keep
-          for the backward pass would not fit into 24 GiB beside TRL
+          time, which costs a second forward pass and saves memory
   shared  the prompt is computed once (`agents.llm.make(shared=...)`)
 
 `peer_s` is TRL as it is, but for checkpoints of activations: off, since they
-cost a second forward pass and ours has none here either. On a CPU its head
+cost a second forward pass, which ours has in `plain` alone. On a CPU its head
 scores prompts, too, and drops the result; `lean_s` is TRL with that left out,
 as on a GPU. ratio = peer_s / ours_s, ratio_lean = lean_s / ours_s.
 

@@ -264,6 +264,17 @@ class Env:
     return turn
 
 
+def failed(
+  spec: TaskSpec,
+  turns: Sequence[Turn],
+  why: str,
+  info: Mapping[str, Any] | None = None,
+) -> Episode:
+  """An episode whose user or environment broke: it earned nothing, not 0."""
+  none = Verdict(0.0, {}, (), why)
+  return Episode(spec, tuple(turns), none, "failed", (), info or {}, why)
+
+
 @functools.lru_cache(maxsize=4)
 def _second(seconds: int) -> str:
   return datetime.datetime.fromtimestamp(seconds).isoformat()

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from jax_cl import processes
 from jax_cl.tasks import env as env_lib
 from jax_cl.tasks import stream, users
-from jax_cl.types import Episode, TaskSpec, Turn, User, Verdict
+from jax_cl.types import Episode, TaskSpec, Turn, User
 
 GRACE_S = 0.01  # waited for the others, once one has answered
 
@@ -100,7 +100,7 @@ class Here:
     except Exception as e:
       env = self._envs.get(key)
       said = env.turns if env is not None else ()
-      episode = _failed(spec, said, f"{type(e).__name__}: {e}")
+      episode = env_lib.failed(spec, said, f"{type(e).__name__}: {e}")
     if episode is not None:
       self._envs.pop(key, None)
     self._ready.append((key, Seen(turns, episode)))
@@ -173,9 +173,10 @@ class Workers:
     if self._pools:
       return
     self._pools = [self._pool() for _ in range(self._n)]
-    for at in [self._submit(i, _set_up, *self._setup) for i in range(self._n)]:
+    begun = [self._submit(at, _set_up, *self._setup) for at in range(self._n)]
+    for future in begun:
       try:
-        at.result()
+        future.result()
       except Exception as e:
         raise ValueError(
           f"a worker process cannot make these environments ({e}): name what "
@@ -202,12 +203,7 @@ class Workers:
       return future.result()
     except Exception as e:  # the process, or what came back: never a mistake
       why = f"{type(e).__name__} in a worker process: {e}"
-      return Seen((), _failed(self._specs[key], (), why))
-
-
-def _failed(spec: TaskSpec, turns: tuple[Turn, ...], why: str) -> Episode:
-  none = Verdict(0.0, {}, (), why)
-  return Episode(spec, turns, none, "failed", (), {}, why)
+      return Seen((), env_lib.failed(self._specs[key], (), why))
 
 
 # ------------------------------------------------------- in a worker's process
