@@ -139,7 +139,8 @@ class View:
       if e.type == "item":
         if any(entities.key_of(x) in done for x in e.links):
           continue
-        status = next((orders[x] for x in e.links if x in orders), "")
+        held = sorted(x for x in e.links if x in orders)
+        status = orders[held[0]] if held else ""
       yield Matter(e, status, self.mentions[e.key])
 
   @functools.cached_property
