@@ -337,11 +337,8 @@ def cloned(
 
 def _read(logits_BTV, action_BT):
   hit_BT = jnp.argmax(logits_BTV, axis=-1) == action_BT
-  return (
-    policy.log_prob(logits_BTV, action_BT),
-    policy.entropy(logits_BTV),
-    hit_BT.astype(jnp.float32),
-  )
+  logp_BT, entropy_BT = policy.log_prob_and_entropy(logits_BTV, action_BT)
+  return logp_BT, entropy_BT, hit_BT.astype(jnp.float32)
 
 
 def _support(batch: Batch):

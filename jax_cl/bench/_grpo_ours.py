@@ -19,6 +19,8 @@ from jax_cl.methods import sequential
 from jax_cl.policies import weights
 from jax_cl.types import Agent, Batch
 
+CHUNK = 16  # positions of all rows whose logits exist at a time
+
 
 def main() -> None:
   case = Case(**json.loads(sys.argv[1]))
@@ -45,7 +47,7 @@ def make(case: Case, length: int) -> Agent:
     model=weights.policy(case.model),
     length=length,
     load=lambda key, layout: weights.load(case.model)[1],
-    chunk=length - case.prompt + 1,  # the sampled tokens at once
+    chunk=CHUNK,
     shared=case.prompt - 1 if case.shared else 0,
     micro=case.micro,
   )

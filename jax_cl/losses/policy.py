@@ -36,6 +36,49 @@ def entropy(logits_BTV: Float[Array, "B T V"]) -> Float[Array, "B T"]:
   return -jnp.sum(jnp.where(p_BTV > 0, p_BTV * logp_BTV, 0.0), axis=-1)
 
 
+@jax.custom_vjp
+def log_prob_and_entropy(
+  logits_BTV: Float[Array, "B T V"], action_BT: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+  """`log_prob` and `entropy` for a vocabulary of many thousands.
+
+  Autodiff keeps several arrays as large as the logits, and scatters into
+  another one. Here the logits alone are kept, and their gradient is written
+  once: with p = softmax(z), cotangents g of log p_a and h of the entropy H,
+
+    dL/dz_j = g (1[j = a] - p_j) - h p_j (log p_j + H).
+  """
+  return _log_prob_and_entropy_fwd(logits_BTV, action_BT)[0]
+
+
+def _log_prob_and_entropy_fwd(z, action):
+  m = jnp.max(z, axis=-1, keepdims=True)
+  e = jnp.exp(z - m)
+  total = jnp.sum(e, axis=-1)
+  # Of z - m, not of z: what is summed is of the size of the result.
+  mean = jnp.sum(jnp.where(e > 0, e * (z - m), 0.0), axis=-1) / total
+  norm = m[..., 0] + jnp.log(total)
+  logp = jnp.take_along_axis(z, action[..., None], axis=-1)[..., 0] - norm
+  entropy = jnp.log(total) - mean
+  return (logp, entropy), (z, action, norm, entropy)
+
+
+def _log_prob_and_entropy_bwd(kept, cotangents):
+  z, action, norm, entropy = kept
+  g, h = (x[..., None] for x in cotangents)
+  log_p = z - norm[..., None]
+  p = jnp.exp(log_p)
+  spread = jnp.where(p > 0, p * (log_p + entropy[..., None]), 0.0)
+  options = jax.lax.broadcasted_iota(action.dtype, z.shape, z.ndim - 1)
+  taken = options == action[..., None]
+  return jnp.where(taken, g, 0.0) - g * p - h * spread, None
+
+
+log_prob_and_entropy.defvjp(
+  _log_prob_and_entropy_fwd, _log_prob_and_entropy_bwd
+)
+
+
 def kl(
   logits_BTV: Float[Array, "B T V"], target_BTV: Float[Array, "B T V"]
 ) -> Float[Array, "B T"]:

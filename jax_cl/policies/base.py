@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_cl import names, sharding, tree
@@ -27,7 +28,7 @@ PyTree = Any
 # its matrix products as well (attention scores are computed again).
 REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_only_these_names("dot"),  # of `Linear`
 }
 
 
@@ -146,7 +147,24 @@ class Linear(nn.Module):
     return y
 
   def _matmul(self, x: Array, w: Array) -> Array:
-    return jnp.matmul(x, w.astype(self.dtype), precision=_exact(self.dtype))
+    return checkpoint_name(_matmul(x, w.astype(self.dtype)), "dot")
+
+
+@jax.custom_vjp
+def _matmul(x: Float[Array, "*B I"], w: Float[Array, "I O"]):
+  """x @ w, whose gradient of w is x^T dy. Autodiff's is (dy^T x)^T: XLA for a
+  CPU then works out dy, the wider of the two, in transposed order."""
+  return jnp.matmul(x, w, precision=_exact(x.dtype))
+
+
+def _matmul_bwd(kept, dy):
+  x, w = kept
+  dx = jnp.einsum("...o,io->...i", dy, w, precision=_exact(x.dtype))
+  dw = jnp.einsum("...i,...o->io", x, dy, precision=_exact(x.dtype))
+  return dx, dw
+
+
+_matmul.defvjp(lambda x, w: (_matmul(x, w), (x, w)), _matmul_bwd)
 
 
 class RMSNorm(nn.Module):

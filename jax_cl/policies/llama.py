@@ -171,6 +171,22 @@ class Attention(nn.Module):
     return linear(c, c.width, c.o_bias, "o")(y), kv
 
 
+@jax.custom_vjp
+def swiglu(gate, up):
+  """silu(gate) * up, of which gate and up alone are kept for the way back:
+  autodiff keeps four arrays of that size."""
+  return jax.nn.silu(gate) * up
+
+
+def _swiglu_bwd(kept, dy):
+  gate, up = kept
+  s = jax.nn.sigmoid(gate)
+  return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
+
+
+swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_bwd)
+
+
 class MLP(nn.Module):
   """(silu(x W_gate) * x W_up) W_down, Shazeer 2020, arXiv:2002.05202."""
 
@@ -181,7 +197,7 @@ class MLP(nn.Module):
     c = self.config
     gate = linear(c, c.ff_width, c.mlp_bias, "gate")(x)
     up = linear(c, c.ff_width, c.mlp_bias, "up")(x)
-    return linear(c, c.width, c.mlp_bias, "down")(jax.nn.silu(gate) * up)
+    return linear(c, c.width, c.mlp_bias, "down")(swiglu(gate, up))
 
 
 class Block(nn.Module):

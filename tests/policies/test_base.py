@@ -154,3 +154,11 @@ def test_attentions_own_way_back_is_autodiffs():
     jax.tree.leaves(first_and_second(plain)(q, k, v)),
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_swiglu_are_those_of_autodiff():
+  gate, up, dy = jax.random.normal(jax.random.key(0), (3, 2, 5)) * 3
+  plain = lambda gate, up: jax.nn.silu(gate) * up
+  ours, theirs = (jax.vjp(f, gate, up)[1](dy) for f in (llama.swiglu, plain))
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
