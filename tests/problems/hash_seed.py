@@ -1,4 +1,4 @@
-"""Prints a digest of the demonstrations of the domains named: hash_seed.py D."""
+"""Prints a digest of the demonstrations of the domains that are named."""
 
 import hashlib
 import sys
