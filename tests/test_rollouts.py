@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_cl import rollouts
+from jax_cl import rollouts, types
 from jax_cl.problems import tau2
 from jax_cl.tasks import users
 
@@ -87,9 +87,7 @@ def test_recorded_log_probabilities_are_those_of_the_objective(
   rows = what.batch(
     [
       # two rewards, so that the group has a signal and rows are kept
-      rollouts.dataclasses.replace(
-        e, verdict=rollouts.Verdict(float(i), {}, ())
-      )
+      rollouts.dataclasses.replace(e, verdict=types.Verdict(float(i), {}, ()))
       for i, e in enumerate(episodes)
     ],
     seed=0,

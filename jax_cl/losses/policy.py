@@ -57,16 +57,16 @@ def _log_prob_and_entropy_fwd(z, action):
   total = jnp.sum(e, axis=-1)
   # Of z - m, not of z: what is summed is of the size of the result.
   mean = jnp.sum(jnp.where(e > 0, e * (z - m), 0.0), axis=-1) / total
-  norm = m[..., 0] + jnp.log(total)
-  logp = jnp.take_along_axis(z, action[..., None], axis=-1)[..., 0] - norm
-  entropy = jnp.log(total) - mean
-  return (logp, entropy), (z, action, norm, entropy)
+  # z - m first: log pi is small, and m may not be.
+  taken = jnp.take_along_axis(z, action[..., None], axis=-1) - m
+  logp, entropy = taken[..., 0] - jnp.log(total), jnp.log(total) - mean
+  return (logp, entropy), (z, action, m, jnp.log(total), entropy)
 
 
 def _log_prob_and_entropy_bwd(kept, cotangents):
-  z, action, norm, entropy = kept
+  z, action, m, norm, entropy = kept
   g, h = (x[..., None] for x in cotangents)
-  log_p = z - norm[..., None]
+  log_p = z - m - norm[..., None]
   p = jnp.exp(log_p)
   spread = jnp.where(p > 0, p * (log_p + entropy[..., None]), 0.0)
   options = jax.lax.broadcasted_iota(action.dtype, z.shape, z.ndim - 1)
