@@ -10,6 +10,7 @@ every device: precision is asked for, since GPUs and TPUs round by default.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -147,24 +148,27 @@ class Linear(nn.Module):
     return y
 
   def _matmul(self, x: Array, w: Array) -> Array:
-    return checkpoint_name(_matmul(x, w.astype(self.dtype)), "dot")
+    return checkpoint_name(_dot(x, w.astype(self.dtype)), "dot")
 
 
 @jax.custom_vjp
-def _matmul(x: Float[Array, "*B I"], w: Float[Array, "I O"]):
-  """x @ w, whose gradient of w is x^T dy. Autodiff's is (dy^T x)^T: XLA for a
-  CPU then works out dy, the wider of the two, in transposed order."""
+def _dot(x: Float[Array, "*B I"], w: Float[Array, "I O"]):
+  """x @ w, whose gradient of w is x^T dy or (dy^T x)^T, as autodiff's always
+  is: XLA for a CPU works out the first factor in transposed order, copying it,
+  and so that should be the narrower one."""
   return jnp.matmul(x, w, precision=_exact(x.dtype))
 
 
-def _matmul_bwd(kept, dy):
+def _dot_bwd(kept, dy):
   x, w = kept
-  dx = jnp.einsum("...o,io->...i", dy, w, precision=_exact(x.dtype))
-  dw = jnp.einsum("...i,...o->io", x, dy, precision=_exact(x.dtype))
-  return dx, dw
+  product = functools.partial(jnp.einsum, precision=_exact(x.dtype))
+  dx = product("...o,io->...i", dy, w)
+  if x.shape[-1] < dy.shape[-1]:
+    return dx, product("...i,...o->io", x, dy)
+  return dx, product("...o,...i->oi", dy, x).T
 
 
-_matmul.defvjp(lambda x, w: (_matmul(x, w), (x, w)), _matmul_bwd)
+_dot.defvjp(lambda x, w: (_dot(x, w), (x, w)), _dot_bwd)
 
 
 class RMSNorm(nn.Module):
