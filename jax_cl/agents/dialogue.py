@@ -139,8 +139,8 @@ class View:
       if e.type == "item":
         if any(entities.key_of(x) in done for x in e.links):
           continue
-        held = sorted(x for x in e.links if x in orders)
-        status = orders[held[0]] if held else ""
+        # Of two orders the first: a set has no order of its own.
+        status = orders.get(min(e.links & orders.keys(), default=""), "")
       yield Matter(e, status, self.mentions[e.key])
 
   @functools.cached_property

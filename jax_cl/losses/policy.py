@@ -55,12 +55,12 @@ def _log_prob_and_entropy_fwd(z, action):
   m = jnp.max(z, axis=-1, keepdims=True)
   e = jnp.exp(z - m)
   total = jnp.sum(e, axis=-1)
-  # Of z - m, not of z: what is summed is of the size of the result.
+  norm = jnp.log(total)
+  # Of z - m, not of z: the results are small, and m may not be.
   mean = jnp.sum(jnp.where(e > 0, e * (z - m), 0.0), axis=-1) / total
-  # z - m first: log pi is small, and m may not be.
   taken = jnp.take_along_axis(z, action[..., None], axis=-1) - m
-  logp, entropy = taken[..., 0] - jnp.log(total), jnp.log(total) - mean
-  return (logp, entropy), (z, action, m, jnp.log(total), entropy)
+  logp, entropy = taken[..., 0] - norm, norm - mean
+  return (logp, entropy), (z, action, m, norm, entropy)
 
 
 def _log_prob_and_entropy_bwd(kept, cotangents):
