@@ -12,10 +12,12 @@ norms of the gradient, `ours_*` and `peer_*`, say that both compute the same.
           time, which costs a second forward pass and saves memory
   shared  the prompt is computed once (`agents.llm.make(shared=...)`)
 
+Ours makes the logits of 16 positions at a time, and again on the way back.
 `peer_s` is TRL as it is, but for checkpoints of activations: off, since they
-cost a second forward pass, which ours has in `plain` alone. On a CPU its head
-scores prompts, too, and drops the result; `lean_s` is TRL with that left out,
-as on a GPU. ratio = peer_s / ours_s, ratio_lean = lean_s / ours_s.
+cost a second forward pass of the layers, which ours has in `plain` alone. On a
+CPU its head scores prompts, too, and drops the result; `lean_s` is TRL with
+that left out, as on a GPU. ratio = peer_s / ours_s, and ratio_lean = lean_s /
+ours_s.
 
 Each side has a process of its own, one after another in one run: together they
 do not fit into 24 GiB. After a first update, which compiles, and whose loss and
