@@ -27,7 +27,9 @@ test; the same command with test goes on from the same runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import itertools
 import json
 import math
@@ -35,7 +37,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -158,12 +160,31 @@ def _parallel(config, cells, workdir, baselines, run, workers: int):
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.use_progress_bar = False  # bars of two processes would mix
+  calls = [(config, some, workdir, baselines, run) for some in alike.values()]
   with processes.pool(workers, share_compiles, workdir / "compiled") as pool:
-    jobs = [
-      pool.submit(_runs, config, some, workdir, baselines, run)
-      for some in alike.values()
-    ]
-    return [failure for job in jobs for failure in job.result()]
+    return list(itertools.chain(*processes.run(pool, _named, calls)))
+
+
+def _named(config, cells, *rest) -> list[dict[str, str]]:
+  """`_runs`, its lines behind the name of the method and order."""
+  name = pathlib.PurePath(cells[0].folder).parent
+  with contextlib.redirect_stdout(_Behind(sys.stdout, f"{name} | ")):
+    return _runs(config, cells, *rest)
+
+
+class _Behind(io.TextIOBase):
+  """Writes whole lines behind a name, at once: processes share the stream."""
+
+  def __init__(self, stream: TextIO, name: str):
+    self._stream, self._name, self._rest = stream, name, ""
+
+  def write(self, text: str) -> int:
+    *lines, self._rest = (self._rest + text).split("\n")
+    if lines:
+      said = "".join(f"{self._name if x else ''}{x}\n" for x in lines)
+      self._stream.write(said)
+      self._stream.flush()
+    return len(text)
 
 
 # -------------------------------------------------------------------- the grid

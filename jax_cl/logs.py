@@ -36,8 +36,14 @@ class Workdir:
 
   def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
     self.path = pathlib.Path(path).absolute()
-    self.path.mkdir(parents=True, exist_ok=True)
-    self._lock = open(self.path / ".lock", "w")
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._lock = open(self.path / ".lock", "w")
+    except OSError as e:
+      raise ValueError(
+        f"{self.path} cannot be a workdir ({e.strerror}): name another "
+        "--workdir"
+      ) from e
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -674,12 +674,31 @@ def results(
   out = dict(run)
   for split in ("test", "val"):
     if cells := final_rows(rows, split):
+      _check_whole(cells, split)
       out[split] = _split_results(rows, run, split, cells, resamples)
   if found := warm_starts(rows, run, resamples):
     out["warm_starts"] = found
   if (asked := run.get("protocol")) and "test" in out:
     out["protocol"] = _with_trials(asked, out["test"])
   return out
+
+
+def _check_whole(cells, split: str) -> None:
+  """Refuses `final_rows` that have lost some: every evaluation of a domain
+  holds the same tasks and trials, failed episodes among them."""
+  every: dict[str, set] = {}
+  held = lambda rows: {(r["task_id"], r["trial"]) for r in rows}
+  for (_, domain), rows in cells.items():
+    every.setdefault(domain, set()).update(held(rows))
+  for (stage, domain), rows in cells.items():
+    if lost := every[domain] - held(rows):
+      task, trial = min(lost)
+      raise ValueError(
+        f"the log holds {len(held(rows))} of {len(every[domain])} episodes of "
+        f"{domain} ({split}) after stage {stage}: task {task!r}, trial {trial} "
+        "is missing, for one. If the run still goes on, wait; else the file "
+        "was changed: the run's own command goes back to its last checkpoint"
+      )
 
 
 def warm_starts(

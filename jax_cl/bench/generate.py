@@ -93,7 +93,7 @@ def _kinds(whats: Sequence[str]):
 def _apart(f, shape: str, sizes: Sizes) -> dict[str, float]:
   """f in a fresh process, so that neither side's threads or memory count."""
   with processes.pool(1) as pool:
-    return pool.submit(f, shape, sizes).result()
+    return processes.run(pool, f, [(shape, sizes)])[0]
 
 
 def _peak_mb() -> float:
