@@ -40,7 +40,7 @@ def get_config():
     "slots": 32,  # episodes that act in one call
     "solo": False,
     # Chosen on val: 59 official telecom tasks hold 10 of one family.
-    "pool": "extended",  # official | extended | full, see tasks.stream.load
+    "pool": "extended",  # official | extended | full | fraction: tasks.stream
     "train_split": 0.8,  # of domains without official splits
     "data_dir": placeholder(str),  # another copy of tau2's data
     "user": "scripted",

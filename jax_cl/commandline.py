@@ -7,7 +7,9 @@ with the nearest name.
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -22,6 +24,8 @@ def parse(args: Sequence[str]) -> tuple[ConfigDict, str]:
     raise ValueError("which experiment? give --config=configs/NAME.py")
   file, _, variant = _config_file(args).partition(":")
   name = "-".join(filter(None, (pathlib.Path(file).stem, variant)))
+  if values.workdir == "":
+    raise ValueError("--workdir is empty: name a folder, or leave it out")
   return values.config, values.workdir or f"runs/{name}"
 
 
@@ -49,7 +53,7 @@ def _parse(args: Sequence[str]) -> flags.FlagValues:
     if values.config is not None:
       values.config.keys()  # what failed to load says so when it is read
   except flags.Error as e:
-    raise ValueError(str(e)) from e
+    raise ValueError(_wrong_value(args, str(e)) or str(e)) from e
   except (AttributeError, KeyError) as e:
     raise ValueError(_mistyped(args) or str(e)) from e
   except (OSError, ImportError, SyntaxError) as e:
@@ -76,8 +80,29 @@ def _mistyped(args: Sequence[str]) -> str | None:
   return None
 
 
+def _wrong_value(args: Sequence[str], said: str) -> str | None:
+  """Says what would do instead of a value that absl refuses."""
+  file, _, variant = _config_file(args).partition(":")
+  if variant and "get_config() takes 0" in said:
+    return f"{file} has no variants: leave out ':{variant}'"
+  found = re.match(r"flag --config\.([\w.]+)=", said)
+  if not found:
+    return None
+  sets = [a for a in args if a.lstrip("-").startswith("config.")]
+  at: Any = _parse([a for a in args if a not in sets]).config
+  for part in found[1].split("."):
+    at = at[part]
+  flag = found[0].removeprefix("flag ")
+  given = next((a for a in sets if f"--{a.lstrip('-')}".startswith(flag)), flag)
+  return f"{given}: give a {type(at).__name__}, as its default {at!r} is"
+
+
 def _check_file(path: pathlib.Path) -> None:
   """Names the nearest file where there is none of this name."""
+  if path.suffix != ".py":
+    raise ValueError(
+      f"{path} is no config: give a Python file, --config=configs/NAME.py"
+    )
   if not path.parent.is_dir():
     raise ValueError(
       f"no folder {str(path.parent)!r} for the config {path.name}: call from "

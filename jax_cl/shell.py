@@ -42,6 +42,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
       print(f"stopped: {one_line(e)}", file=sys.stderr)
       return 1
     except KeyboardInterrupt:
+      print("interrupted", file=sys.stderr)
       return 130
 
   return told

@@ -30,7 +30,15 @@ def at_the_root(monkeypatch):
     ([CONFIG, "--config.optim.rl=.1"], "unknown key of config.optim 'rl'"),
     ([CONFIG, "--config.cl.nmae=x"], "did you mean 'name'"),
     ([CONFIG, "--config.cl.args.replay.ration=1"], "did you mean 'ratio'"),
-    ([CONFIG, "--config.optim.lr=fast"], "could not convert"),
+    ([CONFIG, "--config.optim.lr=fast"], "lr=fast: give a float, as its def"),
+    ([CONFIG, "--config.verbose=maybe"], "verbose=maybe: give a bool, as its"),
+    ([CONFIG, "--config.seed=1.5"], "--config.seed=1.5: give a int, as its"),
+    (["--config=configs/blobs.py:tune"], "blobs.py has no variants: leave out"),
+    (["--config=README.md"], "README.md is no config: give a Python file"),
+    (
+      ["--config=configs/smoke.py", "--config.stream.max_eval_tasks=0"],
+      "stream.max_eval_tasks is 0",
+    ),
     ([CONFIG, "--config.cl.name=replya"], "did you mean 'replay'"),
     ([CONFIG, "--config.problem=supervise"], "did you mean 'supervised'"),
     ([CONFIG, "--config.stream.data=blob"], "known: ['blobs', 'digits']"),
@@ -46,6 +54,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(
   arguments, message, tmp_path, capsys
 ):
   assert main.main([*arguments, f"--workdir={tmp_path}/run"]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("error: ") and err.count("\n") == 1
+  assert message in err
+
+
+@pytest.mark.parametrize(
+  "workdir, message",
+  [
+    ("", "--workdir is empty"),
+    ("README.md", "cannot be a workdir (File exists"),
+  ],
+)
+def test_what_is_no_workdir_is_one_line(workdir, message, capsys):
+  assert main.main([CONFIG, f"--workdir={workdir}"]) == 2
   err = capsys.readouterr().err
   assert err.startswith("error: ") and err.count("\n") == 1
   assert message in err

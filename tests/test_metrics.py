@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import fake_runs
 import numpy as np
 import pytest
 
@@ -536,3 +537,15 @@ def test_imports_neither_jax_nor_tau2():
   )
   out = subprocess.check_output([sys.executable, "-c", code], text=True)
   assert out.strip() == "[]"
+
+
+def test_a_log_that_lost_an_episode_is_refused():
+  run = fake_runs.run()
+  rows = list(fake_runs.rows(run))
+  metrics.results(rows, run, resamples=10)
+  last = metrics.final_rows(rows, "test")[2, "airline"]
+  lost = last[0]
+  rows.remove(lost)
+  with pytest.raises(ValueError, match="of 40 episodes of airline") as e:
+    metrics.results(rows, run, resamples=10)
+  assert repr(lost["task_id"]) in str(e.value)

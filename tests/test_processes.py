@@ -36,15 +36,15 @@ def test_workers_end_with_a_killed_parent(tmp_path):
   assert "begun" in done.stdout and "at work" in done.stdout
 
 
-INTERRUPTED = """
+INTERRUPTED = r"""
 import sys, threading, time
 from jax_cl import processes
 def call(name):
-  print(name, "begun", flush=True)
   try:
+    print(f"{name} begun\n", end="", flush=True)
     time.sleep(600)
   except KeyboardInterrupt:
-    print(name, "saved", flush=True)
+    print(f"{name} saved\n", end="", flush=True)
     # What keeps a process from its end: a thread that waits for ever.
     threading.Thread(target=threading.Event().wait).start()
     raise

@@ -25,7 +25,7 @@ def test_what_stops_a_run_has_other_codes(capsys):
   main = shell.command(stop)
   assert main(FloatingPointError("loss is nan")) == 1
   assert main(KeyboardInterrupt()) == 130
-  assert capsys.readouterr().err == "stopped: loss is nan\n"
+  assert capsys.readouterr().err == "stopped: loss is nan\ninterrupted\n"
 
 
 @pytest.mark.parametrize("main", [metrics.main, reports.main])

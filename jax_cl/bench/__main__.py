@@ -21,6 +21,9 @@ def main(argv: Sequence[str]) -> int:
   known = sorted(
     m.name for m in pkgutil.iter_modules(bench.__path__) if m.name[0] != "_"
   )
+  if {"--help", "-h"} & set(argv):
+    print(f"{__doc__}\n\nNAME: {', '.join(known)}; their files say more")
+    return 0
   name, options = _parse(argv, known)
   module = importlib.import_module(f"jax_cl.bench.{name}")
   out = options.pop("out", None)

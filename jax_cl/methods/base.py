@@ -74,7 +74,7 @@ class Method(NamedTuple):
   # (cl, buffer) -> dict of arrays; leaves [domains] are shown a domain
   report: Callable = lambda cl, buffer: {}
   needs: frozenset = frozenset()  # a part of NEEDS
-  rows: int = 0  # how many rows of the stage `end` reads, 0: none
+  rows: int = 0  # of the stage that `end` reads; with an `end` 1 or more
   capacity: int = 0  # rows remembered a domain; 0: no memory
   # which epoch of a stage's demonstrations `store` is given: the "first", the
   # "last" (outputs of a learner that knows them), or "none" (own episodes only)

@@ -507,7 +507,10 @@ def write_adapter(
       key = _peft_key(theirs.format(i), name)
       state[key] = np.ascontiguousarray(x.T)
   if not state:
-    raise ValueError("these parameters hold no adapters (lora_a, lora_b)")
+    raise ValueError(
+      "these parameters hold no adapters (lora_a, lora_b): a whole model is "
+      "exported without --adapter"
+    )
   keys = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",

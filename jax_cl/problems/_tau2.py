@@ -21,6 +21,8 @@ from jax_cl.types import Episode, Stage, TaskSpec, User
 
 def cut(domain: stream.Domain, most: int | None) -> stream.Domain:
   """The domain with at most so many val and test tasks."""
+  if most is not None and most < 1:
+    raise ValueError(f"stream.max_eval_tasks is {most}; it must be 1 or more")
   splits = {
     k: v if k == "train" else v[:most] for k, v in domain.splits.items()
   }

@@ -72,7 +72,8 @@ def read(path: str | Path) -> list[Recording]:
       out.append(_recording(s, *at, tasks))
     except (KeyError, TypeError, AttributeError) as e:
       raise ValueError(
-        f"{path}: simulation {i} does not parse: {type(e).__name__}: {e}"
+        f"{path}: simulation {i} does not parse: {type(e).__name__}: {e}; of "
+        "a run's files it is trajectories.jsonl (config.record) that is read"
       ) from None
   return out
 
