@@ -57,6 +57,12 @@ def test_both_run_on_the_smoke_config(tmp_path, monkeypatch):
   assert row == results["test"]["matrix"][1]
 
 
+def test_opened_alone_it_restores_a_run_of_its_own(tmp_path, monkeypatch):
+  notebook = execute("restore_and_evaluate", tmp_path / "none", monkeypatch)
+  assert (tmp_path / "none_smoke" / "results.json").is_file()
+  assert len(outputs(notebook, "image/png")) == 1
+
+
 @pytest.mark.slow  # 60 s of CPU
 def test_the_policy_layer_s_runs_on_its_smoke_config(tmp_path, monkeypatch):
   workdir = tmp_path / "run"
