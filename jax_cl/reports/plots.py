@@ -46,6 +46,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+_NAME = 0.42  # lines of bars that the name of a fixed policy takes
+_PAPER = {
+  "fc": "white",
+  "ec": "none",
+  "pad": 0.6,
+}  # under text that lines cross
+_BOX = "framed: what the stage trains on"
+
+
 def matrix(
   results: Results, path: str | pathlib.Path, split: str = "test"
 ) -> None:
@@ -62,6 +71,7 @@ def matrix(
       ha="left",
       weight="bold",
     )
+    _caption(fig, _BOX)
     _save(fig, path)
 
 
@@ -98,7 +108,8 @@ def curves(results: Results, path: str | pathlib.Path) -> None:
 def methods(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
   """Average performance and forgetting by method, with intervals and floors."""
   found = comparison["methods"]
-  lines = len(found) + bool(comparison["references"])
+  fixed = comparison["references"]
+  lines = len(found) + _NAME * len(fixed)
   with matplotlib.rc_context(_STYLE):
     fig = Figure((9.2, 1.5 + 0.44 * max(lines, 3)), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True)
@@ -124,13 +135,13 @@ def methods(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
       ax.margins(x=0.14)
     names = [tables.label(name, comparison) for name in found]
     axes[0].set_yticks(range(len(found)), names)
-    axes[0].set_ylim(lines - 0.5, -0.5)
     axes[0].set_xlim(left=0)
-    _reference_lines(axes[0], comparison["references"], lines - 1)
-    fig.supxlabel(
-      "bars: mean over runs; lines: 95% over tasks and runs; dots: runs",
-      fontsize=9,
-      color=_FAINT,
+    beyond = _reference_lines(axes[0], fixed, len(found) - 0.3)
+    axes[0].set_ylim(lines - _NAME * len(beyond) - 0.5, -0.5)
+    _caption(
+      fig,
+      "bars: mean over runs; lines: 95% over tasks and runs; dots: runs"
+      + "".join(f"; {name}: {x:.3f}" for name, x in beyond.items()),
     )
     _save(fig, path)
 
@@ -158,6 +169,8 @@ def _bar(ax, i: int, e, runs: Sequence[float | None], colour: str) -> None:
     textcoords="offset points",
     va="center",
     fontsize=9,
+    bbox=_PAPER,
+    zorder=5,
   )
 
 
@@ -178,6 +191,9 @@ def matrices(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
       ax.set_title(name, pad=24)
     for ax in axes[len(shown) :]:
       ax.set_axis_off()
+    for m in list(shown.values())[:1]:
+      order = ", ".join(s["name"] for s in m["stages"])
+      _caption(fig, f"mean over {m['runs']} runs of the order {order}; {_BOX}")
     _save(fig, path)
 
 
@@ -225,17 +241,17 @@ def _heat(ax, results, split, fixed) -> None:
     for j in range(N):
       x = table[i, j]
       ink = "white" if x > 0.72 else _INK
-      se = scores.get("se", {}) and scores["se"][i][j]
+      se = scores["se"][i][j] if scores.get("se") else None
       ax.text(
         j,
-        i - (0.1 if se else 0),
+        i if se is None else i - 0.1,
         tables.number(x),
         color=ink,
         ha="center",
         va="center",
         fontsize=11,
       )
-      if se:
+      if se is not None:
         ax.text(
           j,
           i + 0.24,
@@ -343,20 +359,33 @@ def _is_floor(name: str, scores: Mapping[str, float], domain: str) -> bool:
 FLOORS = ("do_nothing", "always_transfer", "random")
 
 
-def _reference_lines(ax, found: Mapping[str, float], line: int) -> None:
-  """Fixed policies as vertical lines, named on the empty `line` below.
-
-  Those to the right of the axis (the oracle's 1) would only squeeze the bars.
-  """
+def _reference_lines(
+  ax, found: Mapping[str, float], top: float
+) -> dict[str, float]:
+  """Fixed policies as vertical lines, each named on a line of its own from
+  `top` down. Those to the right of the axis (the oracle's 1) would only
+  squeeze the bars, and come back."""
   low, high = ax.get_xlim()
-  shown = {k: x for k, x in found.items() if low <= x <= high}
-  for n, (name, x) in enumerate(shown.items()):
+  beyond = {k: x for k, x in found.items() if not low <= x <= high}
+  shown = {k: x for k, x in found.items() if k not in beyond}
+  for n, (name, x) in enumerate(sorted(shown.items(), key=lambda f: f[1])):
     ax.axvline(x, color=_INK, lw=1, ls=(0, (1, 2)), zorder=3)
-    # Staggered: two close floors must not overprint.
-    y = line - 0.22 + 0.44 * (n % 2)
     ax.annotate(
-      name, (x, y), (3, 0), textcoords="offset points", fontsize=8, va="center"
+      f"{name} {x:.3f}",
+      (x, top + _NAME * n),
+      (3, 0) if x < (low + high) / 2 else (-3, 0),
+      textcoords="offset points",
+      fontsize=8,
+      ha="left" if x < (low + high) / 2 else "right",
+      va="center",
+      bbox=_PAPER,
+      zorder=5,
     )
+  return beyond
+
+
+def _caption(fig: Figure, text: str) -> None:
+  fig.supxlabel(text, fontsize=9, color=_FAINT)
 
 
 def _note(fig: Figure, text: str) -> None:
