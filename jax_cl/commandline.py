@@ -90,11 +90,13 @@ def _wrong_value(args: Sequence[str], said: str) -> str | None:
     return None
   sets = [a for a in args if a.lstrip("-").startswith("config.")]
   at: Any = _parse([a for a in args if a not in sets]).config
-  for part in found[1].split("."):
+  *path, key = found[1].split(".")
+  for part in path:
     at = at[part]
+  kind = at.get_type(key).__name__
   flag = found[0].removeprefix("flag ")
   given = next((a for a in sets if f"--{a.lstrip('-')}".startswith(flag)), flag)
-  return f"{given}: give a {type(at).__name__}, as its default {at!r} is"
+  return f"{given}: must be of type {kind}; the config says {at[key]!r}"
 
 
 def _check_file(path: pathlib.Path) -> None:

@@ -148,17 +148,18 @@ class Console:
       self.say(f"{name:<24} {value: .4f}")
     if scores.get("intervals"):
       self.say("(brackets: 95% bootstrap over tasks; several runs: compare)")
-    talks = pathlib.Path(workdir, "trajectories.jsonl").exists()
     self.say(
       f"\nFiles are in {workdir}\n"
       "  report.html, report.md, matrix.png, curves.png   to look at\n"
       "  results.json                                     every number above\n"
-      "  episodes.jsonl, metrics.jsonl, timing.jsonl      raw logs\n"
-      + "  trajectories.jsonl                               conversations\n"
-      * talks
-      + "  checkpoints/   "
-      f"python -m jax_cl.evaluate --workdir={workdir} --stage=0"
+      "  episodes.jsonl, metrics.jsonl, timing.jsonl      raw logs"
     )
+    if pathlib.Path(workdir, "trajectories.jsonl").exists():
+      self.say(
+        "  trajectories.jsonl                               conversations"
+      )
+    command = f"python -m jax_cl.evaluate --workdir={workdir} --stage=0"
+    self.say(f"  checkpoints/   {command}")
 
 
 class Bar:

@@ -30,11 +30,15 @@ def at_the_root(monkeypatch):
     ([CONFIG, "--config.optim.rl=.1"], "unknown key of config.optim 'rl'"),
     ([CONFIG, "--config.cl.nmae=x"], "did you mean 'name'"),
     ([CONFIG, "--config.cl.args.replay.ration=1"], "did you mean 'ratio'"),
-    ([CONFIG, "--config.optim.lr=fast"], "lr=fast: give a float, as its def"),
-    ([CONFIG, "--config.verbose=maybe"], "verbose=maybe: give a bool, as its"),
-    ([CONFIG, "--config.seed=1.5"], "--config.seed=1.5: give a int, as its"),
+    ([CONFIG, "--config.optim.lr=fast"], "lr=fast: must be of type float; the"),
+    ([CONFIG, "--config.verbose=maybe"], "verbose=maybe: must be of type bool"),
+    ([CONFIG, "--config.seed=1.5"], "--config.seed=1.5: must be of type int"),
     (["--config=configs/blobs.py:tune"], "blobs.py has no variants: leave out"),
     (["--config=README.md"], "README.md is no config: give a Python file"),
+    (
+      ["--config=configs/smoke.py", "--config.stream.max_eval_tasks=x"],
+      "max_eval_tasks=x: must be of type int; the config says 3",
+    ),
     (
       ["--config=configs/smoke.py", "--config.stream.max_eval_tasks=0"],
       "stream.max_eval_tasks is 0",

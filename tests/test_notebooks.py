@@ -57,6 +57,7 @@ def test_both_run_on_the_smoke_config(tmp_path, monkeypatch):
   assert row == results["test"]["matrix"][1]
 
 
+@pytest.mark.slow  # a minute of CPU
 def test_opened_alone_it_restores_a_run_of_its_own(tmp_path, monkeypatch):
   notebook = execute("restore_and_evaluate", tmp_path / "none", monkeypatch)
   assert (tmp_path / "none_smoke" / "results.json").is_file()

@@ -47,11 +47,8 @@ _STYLE: dict[Any, Any] = {
 
 
 _NAME = 0.42  # lines of bars that the name of a fixed policy takes
-_PAPER = {
-  "fc": "white",
-  "ec": "none",
-  "pad": 0.6,
-}  # under text that lines cross
+# Under text that lines cross.
+_PAPER = {"fc": "white", "ec": "none", "pad": 0.6}
 _BOX = "framed: what the stage trains on"
 
 
@@ -191,7 +188,7 @@ def matrices(comparison: Mapping[str, Any], path: str | pathlib.Path) -> None:
       ax.set_title(name, pad=24)
     for ax in axes[len(shown) :]:
       ax.set_axis_off()
-    for m in list(shown.values())[:1]:
+    if m := next(iter(shown.values()), None):
       order = ", ".join(s["name"] for s in m["stages"])
       _caption(fig, f"mean over {m['runs']} runs of the order {order}; {_BOX}")
     _save(fig, path)
