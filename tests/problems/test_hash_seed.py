@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow  # a minute on two cores
 def test_demonstrations_do_not_depend_on_the_hash_seed():
   """Retail has items that lie in two orders of the same customer, and with
   these two seeds a set of both is walked in two orders."""
