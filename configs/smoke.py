@@ -13,6 +13,7 @@ def get_config():
   config.stream.embedder = "hashed"
   config.stream.max_tasks_per_domain = 6
   config.stream.max_eval_tasks = 3
+  config.stream.max_turns = 100  # an aimless policy talks on
   config.stream.clone_steps = 40
   config.stream.pg_steps = 2
   config.stream.tasks_per_step = 2
